@@ -1,0 +1,63 @@
+"""Shared by all tests: a tiny depth data set, the plug-in system, and `vstrain` as a command."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+PLUGIN = Path(__file__).parent / "plugin"
+
+
+@pytest.fixture(scope="session")
+def depth_shards(tmp_path_factory) -> Path:
+    """train-*.tar (22 samples in 3 shards) and val-*.tar (7 samples), 16 x 16."""
+    from vstrain.data.writer import ShardWriter
+
+    folder = tmp_path_factory.mktemp("depth_shards")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 22), ("val", 7)):
+        with ShardWriter(folder, split, "depth", max_count=9) as writer:
+            for n in range(count):
+                image = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+                depth = (1 + image.mean(2) / 64).astype(np.float32)
+                writer.write({"__key__": f"{split}{n:03d}", "png": image, "depth.pco": depth, "json": {"unit": "depth"}})
+    return folder
+
+
+@pytest.fixture
+def vstrain(tmp_path):
+    """`vstrain(*words, code=0)` runs the command in a folder of its own and returns the finished process."""
+
+    def run(*words: str, code: int | None = 0, timeout: float = 300, **env: str) -> subprocess.CompletedProcess:
+        environment = os.environ | {"PYTHONPATH": str(PLUGIN), "VSTRAIN_CONF": str(PLUGIN / "conf"), "OMP_NUM_THREADS": "1"} | env
+        done = subprocess.run([sys.executable, "-m", "vstrain.cli", *map(str, words)], cwd=tmp_path, env=environment,
+                              capture_output=True, text=True, timeout=timeout)
+        if code is not None:
+            assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    return run
+
+
+@pytest.fixture
+def toy_words(depth_shards) -> list[str]:
+    """The overrides that train the plug-in system on the tiny data set."""
+    return ["experiment=toy", f"data.train.urls=[{depth_shards}/train-*.tar]", f"data.val.urls=[{depth_shards}/val-*.tar]"]
+
+
+def metrics(run_dir: Path) -> list[dict]:
+    """metrics.jsonl without what the clock decides."""
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if not name.startswith("time/")} for line in lines]
+
+
+def weights(run_dir: Path) -> dict[str, np.ndarray]:
+    from safetensors.numpy import load_file
+
+    return load_file(run_dir / "checkpoints" / "last" / "model.safetensors")

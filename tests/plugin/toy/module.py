@@ -1,0 +1,33 @@
+"""A fifth system that lives outside the package: a two-layer regression of disparity, with dropout to test exactness."""
+
+import os
+import signal
+
+import torch
+
+from vstrain.data import keyed
+from vstrain.system import Objective
+from vstrain.system import System as Base
+
+
+class System(Base):
+    def build(self):
+        width = self.config.width
+        self.network = torch.nn.Sequential(
+            torch.nn.Conv2d(3, width, 3, padding=1), torch.nn.ReLU(), torch.nn.Dropout(self.config.dropout), torch.nn.Conv2d(width, 1, 1)
+        )
+
+    def residual(self, batch, noise=0.0):
+        image = batch["image"].permute(0, 3, 1, 2).float() / 255
+        image = image + noise * keyed.normal(batch["key"], tuple(image.shape[1:]), "noise")
+        return (self.network(image)[:, 0] - batch["disparity"]).abs().flatten(1).mean(1)
+
+    def objective(self, batch):
+        self.calls = getattr(self, "calls", 0) + 1
+        if os.environ.get("TOY_SIGNAL_AT") == str(self.calls):  # as if the user pressed Ctrl-C in the middle of a step
+            os.kill(os.getpid(), signal.SIGINT)
+        loss = self.residual(batch, noise=0.1).mean()
+        return Objective(loss, {"loss_again": loss})
+
+    def evaluate(self, batch):
+        return {"loss": self.residual(batch)}

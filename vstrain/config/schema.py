@@ -1,0 +1,188 @@
+"""Every key that a run may have, with its type and its range: the table that `vstrain` validates against.
+
+No torch here: the parent process reads this file on a login node. A system's own keys stand beside the system
+(`<system.module>.config:Config`), a pipeline's beside the pipeline.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class Strict(BaseModel):
+    """A config node: unknown keys are errors, values do not change after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
+
+
+class SystemConfig(Strict):
+    """What every system has. A system's `Config` inherits from this and adds its own keys."""
+
+    module: str  # python package of the system: it holds config.py, prepare.py and module.py
+    data_kind: str  # which kind of sample it trains on: a key of vstrain.data.kinds.KINDS
+
+
+class Split(Strict):
+    urls: list[str] | None = None  # shard paths; globs and {000..012} braces are expanded
+
+
+class Data(Strict):
+    source: Literal["procedural", "shards"]
+    root: str  # folder under which embedded data sets are built
+    train: Split
+    val: Split
+    batch_size: PositiveInt  # samples in one optimiser step, summed over all ranks and micro-batches
+    val_batch_size: PositiveInt  # samples in one validation batch of one rank
+    workers: NonNegativeInt  # decoding processes a rank; 0 decodes in the training process
+    block: PositiveInt  # shuffle locality: samples are permuted within blocks of this many
+    procedural: dict[str, Any]  # keys of data_pipelines.procedural.config for the system's data kind
+
+
+class Optim(Strict):
+    name: Literal["adamw", "adam"]
+    lr: PositiveFloat
+    betas: tuple[Probability, Probability]
+    eps: PositiveFloat
+    weight_decay: Annotated[float, Field(ge=0)]
+    clip: PositiveFloat | None  # largest gradient norm; null leaves gradients alone
+
+
+class Schedule(Strict):
+    name: Literal["constant", "linear", "cosine"]  # decay after the warm-up, to `final` x lr at the last step
+    warmup_steps: NonNegativeInt
+    final: Probability
+
+
+class Trainer(Strict):
+    max_steps: PositiveInt
+    devices: PositiveInt  # processes on this node: one a device
+    accelerator: Literal["auto", "cpu", "cuda"]
+    precision: Literal["32", "bf16-mixed"]
+    accumulate: PositiveInt  # micro-batches in one optimiser step
+    log_every: PositiveInt  # steps between two lines of train/… metrics
+    threads: PositiveInt | None  # torch threads a rank on the CPU; null shares the cores out
+
+
+class Checkpoint(Strict):
+    every: PositiveInt  # steps between two checkpoints
+    keep: PositiveInt  # how many of them stay
+
+
+class Validation(Strict):
+    every: PositiveInt  # steps between two validations
+    samples: PositiveInt | None  # how many validation samples to use; null uses all
+    pictures: bool  # write the system's sampling picture
+
+
+class Callbacks(Strict):
+    checkpoint: Checkpoint
+    validation: Validation
+
+
+class Wandb(Strict):
+    enabled: bool
+    project: str
+    mode: Literal["auto", "online", "offline"]  # auto: offline unless an API key is there
+
+
+class Logger(Strict):
+    tensorboard: bool
+    wandb: Wandb
+
+
+class Launcher(Strict):
+    name: Literal["local"]
+    nodes: Literal[1]
+
+
+class Strategy(Strict):
+    name: Literal["auto", "single", "ddp"]  # auto: single on one device, ddp on more
+
+
+class Site(Strict):
+    name: str
+    data_root: str
+
+
+class Run(Strict):
+    root: str  # runs go to <root>/<experiment>/<id>
+    dir: str | None  # sets the run directory outright
+    experiment: str
+    scale: str
+
+
+class TrainConfig(Strict):
+    """`vstrain [train]`: one training run."""
+
+    verb: Literal["train"]
+    seed: NonNegativeInt
+    run: Run
+    system: SystemConfig  # validated as the Config of system.module
+    data: Data
+    optim: Optim
+    schedule: Schedule
+    trainer: Trainer
+    callbacks: Callbacks
+    logger: Logger
+    launcher: Launcher
+    strategy: Strategy
+    site: Site
+
+    @model_validator(mode="after")
+    def _fits(self) -> TrainConfig:
+        parts = self.trainer.accumulate * self.trainer.devices
+        if self.data.batch_size % parts:
+            raise ValueError(
+                f"data.batch_size={self.data.batch_size} must be a multiple of trainer.accumulate x trainer.devices = "
+                f"{self.trainer.accumulate} x {self.trainer.devices}"
+            )
+        if self.strategy.name == "single" and self.trainer.devices > 1:
+            raise ValueError(f"strategy=single runs on one device, trainer.devices={self.trainer.devices}; use strategy=ddp")
+        if self.data.source == "shards" and not (self.data.train.urls and self.data.val.urls):
+            raise ValueError("data=shards needs data.train.urls and data.val.urls, each a list such as '[folder/train-*.tar]'")
+        return self
+
+
+class PlanConfig(TrainConfig):
+    """`vstrain plan`: the configuration of a training run, looked at and not run."""
+
+    verb: Literal["plan"]
+
+
+class Job(Strict):
+    """A verb that works on a trained checkpoint."""
+
+    ckpt: str  # a run directory or one of its checkpoints
+    run: Run
+    accelerator: Literal["auto", "cpu", "cuda"]
+    threads: PositiveInt | None
+    system: dict[str, Any]  # keys of the system's Config that shall differ from the checkpoint's
+
+
+class PredictConfig(Job):
+    verb: Literal["predict"]
+    input: str  # a file or a folder
+    output: str | None  # where results go; null: <run directory>/results
+
+
+class EvalConfig(Job):
+    verb: Literal["eval"]
+    urls: list[str] | None  # shards to evaluate on; null: the run's validation shards
+    samples: PositiveInt | None
+
+
+class ExportConfig(Job):
+    verb: Literal["export"]
+    output: str | None
+
+
+MODELS: dict[str, type[Strict]] = {
+    "train": TrainConfig, "plan": PlanConfig, "predict": PredictConfig, "eval": EvalConfig, "export": ExportConfig,
+}

@@ -1,0 +1,86 @@
+"""A composed configuration against its schema: every mistake at once, with its place and what was expected."""
+
+from __future__ import annotations
+
+import importlib
+import typing
+from collections.abc import Callable
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError, create_model
+
+from vstrain.config.problems import ConfigError, Problem, nearest
+from vstrain.config.schema import SystemConfig
+
+Origin = Callable[[str], str]
+
+
+def validate(config: DictConfig | dict, model: type[BaseModel], origin: Origin = lambda path: "") -> BaseModel:
+    """`config` as an instance of `model`. The node `system`, if there is one, is checked against the Config of its module.
+    Raises ConfigError with every problem."""
+    try:
+        values = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
+    except OmegaConfBaseException as error:
+        raise ConfigError([Problem(str(getattr(error, "full_key", "") or "config"), str(error).splitlines()[0])]) from error
+    problems: list[Problem] = []
+    if "system" in model.model_fields:
+        model = with_system(model, values, problems, origin)
+    try:
+        checked = model.model_validate(values)
+    except ValidationError as error:
+        problems += [problem(detail, model, origin) for detail in error.errors()]
+    if problems:
+        raise ConfigError(problems)
+    return checked
+
+
+def with_system(model: type[BaseModel], values: dict, problems: list[Problem], origin: Origin) -> type[BaseModel]:
+    """`model` with the field `system` typed as the Config class of the named system package."""
+    name = (values.get("system") or {}).get("module")
+    if not isinstance(name, str):
+        return model
+    try:
+        config_class = importlib.import_module(f"{name}.config").Config
+    except (ImportError, AttributeError) as error:
+        problems.append(Problem("system.module", f"cannot use {name!r} ({error}); expected a Python package with config.py that "
+                                "holds a class Config, importable from here", origin("system.module")))
+        return create_model(model.__name__, __base__=model, system=(dict, ...))
+    if not issubclass(config_class, SystemConfig):
+        problems.append(Problem("system.module", f"{name}.config.Config must inherit from vstrain.config.schema.SystemConfig"))
+    return create_model(model.__name__, __base__=model, system=(config_class, ...))
+
+
+def problem(detail: dict, model: type[BaseModel], origin: Origin, prefix: str = "") -> Problem:
+    """A pydantic error as a Problem; `prefix`: where `model` stands in the whole configuration, with its last dot."""
+    loc = [str(part) for part in detail["loc"]]
+    path = prefix + ".".join(loc) or "config"
+    if detail["type"] == "extra_forbidden":
+        parent = _model_at(model, loc[:-1])
+        siblings = [path.rpartition(".")[0] + "." * ("." in path) + name for name in parent.model_fields] if parent else []
+        return Problem(path, f"no such key; {nearest(path, siblings)}", origin(path))
+    if detail["type"] == "missing" or detail["input"] == "???":
+        return Problem(path, f"missing; set {path}=… ({_wanted(detail).partition(',')[0]})", origin(path), missing=True)
+    if detail["type"] == "value_error":
+        return Problem(path, str(detail["ctx"]["error"]), origin(path))
+    return Problem(path, f"{_wanted(detail)}, got {detail['input']!r}", origin(path))
+
+
+def _wanted(detail: dict) -> str:
+    if detail["type"] == "missing":
+        return "it has no default"
+    return detail["msg"].replace("Input should be", "expected")
+
+
+def _model_at(model: type[BaseModel], loc: list[str]) -> type[BaseModel] | None:
+    for part in loc:
+        fields = model.model_fields
+        if part not in fields:
+            return None
+        found = [t for t in (fields[part].annotation, *typing.get_args(fields[part].annotation))
+                 if isinstance(t, type) and issubclass(t, BaseModel)]
+        if not found:
+            return None
+        model = found[0]
+    return model
+

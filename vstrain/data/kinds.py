@@ -1,0 +1,121 @@
+"""What a sample of each kind holds: the names of its shard members, their types, shapes and units.
+
+A sample in Python is a dict `{"__key__": str, <member name>: value}`; `vstrain.data.codecs` turns values into bytes and
+back by the member's extension. The same dict goes into `ShardWriter.write` and comes out of the reader.
+Images are uint8 (H, W, 3) RGB unless said otherwise. Geometry: world right-handed and z up, cameras OpenGL (x right,
+y up, looking along -z), degrees, metres; points are (x, y) pixels with pixel centres at integers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NotRequired, TypedDict
+
+import numpy as np
+
+DepthSample = TypedDict(
+    "DepthSample",
+    {
+        "__key__": str,
+        "jpg": NotRequired[np.ndarray],  # uint8 (H, W, 3); one of jpg, png, webp
+        "png": NotRequired[np.ndarray],
+        "webp": NotRequired[np.ndarray],
+        "depth.pco": np.ndarray,  # float32 (H, W): metres along the optical axis, or disparity; <= 0 or non-finite: invalid
+        "mask.png": NotRequired[np.ndarray],  # uint8 (H, W): 0 invalid, else valid
+        "json": dict,  # {"unit": "depth" | "disparity", "look": "synthetic" | "real" | ..., "source": str, ...}
+    },
+)
+
+StorySample = TypedDict(
+    "StorySample",
+    {
+        "__key__": str,
+        "mp4": np.ndarray,  # uint8 (T, H, W, 3), H.264, GOP 24: one long video of several shots
+        # {"fps": float, "characters": {name: description}, "shots": [{"start": first frame, "end": one past the last,
+        #  "caption": str, "characters": [name, ...], "activity": str, "background": str}]}
+        "json": dict,
+    },
+)
+
+MultiviewSample = TypedDict(
+    "MultiviewSample",
+    {
+        "__key__": str,
+        # for view v = 000, 001, ...: f"rgba_{v:03d}.png" uint8 (H, W, 4) straight alpha; f"normal_{v:03d}.png" uint8 (H, W, 3),
+        # world normal, (n + 1) / 2; f"depth_{v:03d}.npy" float32 (H, W) along the axis, 0 = nothing
+        # {"version": 1, "convention": "opengl", "up": "z", "views": [{"c2w": 4x4, "fovy": deg, "width", "height",
+        #  "elev": deg, "azim": deg, "radius": float, "layout": str}]}
+        "camera.json": dict,
+        "meta.json": dict,  # source, licence, caption, normalisation 4x4, render engine
+        "txt": str,  # caption
+    },
+)
+
+DragSample = TypedDict(
+    "DragSample",
+    {
+        "__key__": str,
+        "src.webp": np.ndarray,  # uint8 (H, W, 3), lossless: the frame before
+        "tgt.webp": np.ndarray,  # uint8 (H, W, 3), lossless: the frame after
+        "mask.png": np.ndarray,  # uint8 (H, W): 255 where the picture may change
+        # {"handles": [[x, y], ...], "targets": [[x, y], ...], "src_index": int, "tgt_index": int, "tracker": "exact", ...}
+        "points.json": dict,
+        "mp4": NotRequired[np.ndarray],  # uint8 (T, H, W, 3): the whole short video
+        "tracks.npz": NotRequired[dict],  # {"xy": float32 (T, N, 2), "visible": bool (T, N), "moving": bool (T, H, W)}
+        "meta.json": dict,  # {"camera": "still" | "moving", "video": str, "licence": str, ...}
+    },
+)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """`one_of`: alternatives for the picture; `required`: members that every sample has; `numbered`: name patterns with {}
+    that must be there from 000 on; `optional`: the rest. Any other member is refused on writing."""
+
+    name: str
+    required: tuple[str, ...]
+    one_of: tuple[str, ...] = ()
+    numbered: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind("depth", ("depth.pco", "json"), one_of=("jpg", "png", "webp"), optional=("mask.png",)),
+        Kind("story", ("mp4", "json")),
+        Kind("multiview", ("camera.json", "meta.json", "txt"), numbered=("rgba_{}.png",),
+             optional=("normal_{}.png", "depth_{}.npy")),
+        Kind("drag", ("src.webp", "tgt.webp", "mask.png", "points.json", "meta.json"), optional=("mp4", "tracks.npz")),
+    )
+}
+
+
+class SampleError(ValueError):
+    """One sentence: which sample, which member, what was expected."""
+
+
+def check(kind: str, sample: dict[str, Any]) -> None:
+    """Raise SampleError unless `sample` has the members of its kind, no others, and pictures of one size."""
+    spec, key = KINDS[kind], sample.get("__key__", "?")
+    if not isinstance(key, str) or not key or "." in key or "/" in key:
+        raise SampleError(f"sample key {key!r}: expected a name without dots and slashes")
+    members = set(sample) - {"__key__"}
+    numbered = {pattern.format(f"{i:03d}") for pattern in (*spec.numbered, *spec.optional) if "{}" in pattern for i in range(1000)}
+    allowed = {*spec.required, *spec.one_of, *spec.optional, *numbered}
+    if extra := sorted(members - allowed):
+        raise SampleError(f"sample {key}: member {extra[0]!r} does not belong to kind {kind!r}")
+    missing = [name for name in spec.required if name not in members]
+    missing += [pattern.format("000") for pattern in spec.numbered if pattern.format("000") not in members]
+    if spec.one_of and not members & set(spec.one_of):
+        missing.append(" or ".join(spec.one_of))
+    if missing:
+        raise SampleError(f"sample {key}: member {missing[0]} is missing (kind {kind!r})")
+    sizes = {
+        name: sample[name].shape[:2]
+        for name in members
+        if name.endswith(("jpg", "png", "webp", "pco")) and "_" not in name
+    }
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{name} {h}x{w}" for name, (h, w) in sorted(sizes.items()))
+        raise SampleError(f"sample {key}: pictures differ in size (height x width): {listed}")

@@ -1,0 +1,123 @@
+"""What happens between two optimiser steps, in this order: log, validate, save, and agree on whether to go on."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+import cv2
+import torch
+from lightning.pytorch import Callback, Trainer
+
+from vstrain.config.schema import TrainConfig
+from vstrain.data.keyed import draw_key
+from vstrain.engine import build, checkpoint, guards
+from vstrain.engine.console import StepProgress
+from vstrain.engine.validation import validate
+from vstrain.system import System
+
+log = logging.getLogger("vstrain")
+
+
+class NotFinite(RuntimeError):
+    """The loss of some rank is not a number or infinite."""
+
+
+class StepBoundary(Callback):
+    """The one callback of a run. `stopped` says whether it ended early on a signal."""
+
+    def __init__(self, config: TrainConfig, run_dir: Path, batches: build.Batches, stop: guards.StopFlag, start_step: int):
+        self.config, self.run_dir, self.batches, self.stop, self.start_step = config, run_dir, batches, stop, start_step
+        self.stopped = False
+        self.validation: dict[str, float] = {}
+        self._metrics: list[dict[str, torch.Tensor]] = []
+
+    def on_train_start(self, trainer: Trainer, system: System) -> None:
+        self.stop.install()  # after Lightning has put its own handlers in place
+        self.progress = StepProgress(self.config.trainer.max_steps, self.start_step)
+        self._window = (time.monotonic(), self.start_step)
+
+    def on_train_batch_start(self, trainer: Trainer, system: System, batch: dict, batch_idx: int) -> None:
+        """Rates and what is left to global random state (dropout) are functions of the counter, not of history."""
+        config, step = self.config, trainer.global_step
+        torch.manual_seed(draw_key(config.seed, step, trainer.global_rank * config.trainer.accumulate + batch_idx % config.trainer.accumulate))
+        factor = build.rate_factor(config.schedule, step, config.trainer.max_steps)
+        for optimizer in trainer.optimizers:
+            build.set_learning_rate(optimizer, config.optim, factor)
+
+    def on_train_batch_end(self, trainer: Trainer, system: System, outputs: dict, batch: dict, batch_idx: int) -> None:
+        self._metrics.append(outputs["metrics"])
+        if (batch_idx + 1) % self.config.trainer.accumulate:
+            return
+        step, last = trainer.global_step, trainer.global_step == self.config.trainer.max_steps
+        verdict = guards.agree(self.stop.raised is not None, all(bool(torch.isfinite(m["loss"])) for m in self._metrics))
+        if verdict.broken_ranks:
+            raise NotFinite(f"the loss of rank {verdict.broken_ranks[0]} is not finite at step {step}; lower optim.lr or set "
+                            "optim.clip, and resume")
+        logged = step % self.config.trainer.log_every == 0 or last
+        loss = self._log(trainer, step) if logged else None
+        self.progress.step(step, loss, logged)
+        self._metrics = []
+        if step % self.config.callbacks.validation.every == 0 or last:
+            self._validate(trainer, system, step)
+        if step % self.config.callbacks.checkpoint.every == 0 or last or verdict.stop:
+            self._save(trainer, step)
+        if verdict.stop and not last:
+            self.stopped = trainer.should_stop = True
+
+    def on_train_end(self, trainer: Trainer, system: System) -> None:
+        self.progress.close()
+
+    def on_exception(self, trainer: Trainer, system: System, exception: BaseException) -> None:
+        if hasattr(self, "progress"):
+            self.progress.close()
+
+    def on_save_checkpoint(self, trainer: Trainer, system: System, checkpoint: dict) -> None:
+        checkpoint["samples_seen"] = trainer.global_step * self.config.data.batch_size
+
+    def _log(self, trainer: Trainer, step: int) -> float:
+        """Means over the micro-batches and ranks of this step; returns the loss."""
+        names = sorted(self._metrics[0])
+        rows = torch.stack([torch.stack([metrics[name].float() for name in names]) for metrics in self._metrics])
+        values = dict(zip(names, guards.mean_over_ranks(rows.mean(0)).tolist(), strict=True))
+        now = time.monotonic()
+        pace = (step - self._window[1]) / (now - self._window[0])
+        self._window = (now, step)
+        metrics = {f"train/{name}": value for name, value in values.items()}
+        metrics |= {"lr": trainer.optimizers[0].param_groups[0]["lr"], "samples_seen": step * self.config.data.batch_size,
+                    "time/samples_per_second": pace * self.config.data.batch_size}
+        self._write(trainer, metrics, step)
+        return values["loss"]
+
+    def _write(self, trainer: Trainer, metrics: dict[str, float], step: int) -> None:
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step)
+
+    def _validate(self, trainer: Trainer, system: System, step: int) -> None:
+        config = self.config.callbacks.validation
+        share = build.share()
+        batches = self.batches.val(share, config.samples)
+        metrics, pictures = validate(system, batches, trainer.precision_plugin.val_step_context, config.pictures and share.rank == 0)
+        self.validation = {f"val/{name}": value for name, value in metrics.items()}
+        self._write(trainer, self.validation, step)
+        if share.rank == 0:
+            log.info("step %d  %s", step, "  ".join(f"{name} {value:.4f}" for name, value in self.validation.items()))
+            save_pictures(self.run_dir / "pictures", pictures, f"step-{step:08d}-")
+
+    def _save(self, trainer: Trainer, step: int) -> None:
+        folder = self.run_dir / "checkpoints"
+        trainer.save_checkpoint(folder / checkpoint.name(step))
+        if trainer.is_global_zero:
+            checkpoint.point_last(folder, step, self.config.callbacks.checkpoint.keep)
+
+
+def save_pictures(folder: Path, pictures: dict, prefix: str = "") -> list[Path]:
+    """Pictures name -> (H, W, 3) uint8 as PNG files."""
+    folder.mkdir(exist_ok=True, parents=True)
+    written = []
+    for name, picture in pictures.items():
+        path = folder / f"{prefix}{name}.png"
+        cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+        written.append(path)
+    return written

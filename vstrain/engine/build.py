@@ -1,0 +1,113 @@
+"""From a configuration to the parts of a run: the system found by its name, its `prepare`, its optimiser, its data."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+from vstrain.config.problems import InputError
+from vstrain.config.schema import Optim, Schedule, SystemConfig, TrainConfig
+from vstrain.data import loader
+from vstrain.data.loader import Share
+from vstrain.system import ParamGroup, System
+
+
+def part(config: SystemConfig, name: str) -> ModuleType:
+    """Module `name` (prepare, module, predict, …) of the configured system."""
+    full = f"{config.module}.{name}"
+    try:
+        return importlib.import_module(full)
+    except ModuleNotFoundError as error:
+        if error.name != full:
+            raise
+        raise InputError(f"system {config.module} has no {name!r}: {full} does not exist") from error
+
+
+def build_system(config: TrainConfig) -> System:
+    system = part(config.system, "module").System(config.system)
+    system.make_optimizer = partial(make_optimizer, config.optim)
+    return system
+
+
+def make_optimizer(optim: Optim, groups: list[ParamGroup]) -> torch.optim.Optimizer:
+    """Every group keeps `lr_scale`, so that `set_learning_rate` can set its rate at any step."""
+    parameters = [
+        {"params": group.params, "name": group.name, "lr": optim.lr * group.lr_scale, "lr_scale": group.lr_scale,
+         "weight_decay": optim.weight_decay if group.weight_decay is None else group.weight_decay}
+        for group in groups if group.params
+    ]
+    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[optim.name]
+    return kind(parameters, lr=optim.lr, betas=optim.betas, eps=optim.eps)
+
+
+def rate_factor(schedule: Schedule, step: int, steps: int) -> float:
+    """Factor on the learning rate of step `step` (0-based) of `steps`: linear warm-up, then the decay to `final`."""
+    if step < schedule.warmup_steps:
+        return (step + 1) / schedule.warmup_steps
+    progress = (step - schedule.warmup_steps) / max(1, steps - schedule.warmup_steps)
+    match schedule.name:
+        case "constant":
+            return 1.0
+        case "linear":
+            shape = 1 - progress
+        case "cosine":
+            shape = (1 + float(torch.cos(torch.tensor(torch.pi * progress, dtype=torch.float64)))) / 2
+    return schedule.final + (1 - schedule.final) * shape
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, optim: Optim, factor: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = optim.lr * group["lr_scale"] * factor
+
+
+def share() -> Share:
+    """This process's place, from the environment that torchrun sets."""
+    return Share(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+
+
+class Batches:
+    """The data of a configuration: indices opened once, loaders made from them."""
+
+    def __init__(self, config: TrainConfig, run_dir: Path | None):
+        self.config, self.run_dir = config, run_dir
+        self.train_index = loader.open_index(config.data.train.urls, "data.train.urls")
+        self.val_index = loader.open_index(config.data.val.urls, "data.val.urls")
+        self.prepare = part(config.system, "prepare").prepare
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{self.train_index.fingerprint}-{self.val_index.fingerprint}"
+
+    def train(self, start_step: int = 0, steps: int | None = None, share: Share = Share(), workers: int | None = None):  # noqa: B008
+        data, trainer = self.config.data, self.config.trainer
+        return loader.train_batches(
+            self.train_index, Prepare(self.prepare, self.config.system, True), seed=self.config.seed, block=data.block,
+            batch_size=data.batch_size, accumulate=trainer.accumulate, steps=trainer.max_steps if steps is None else steps,
+            start_step=start_step, share=share, workers=data.workers if workers is None else workers,
+            quarantine=self._ledger(),
+        )
+
+    def val(self, share: Share = Share(), samples: int | None = None):  # noqa: B008
+        data = self.config.data
+        return loader.val_batches(
+            self.val_index, Prepare(self.prepare, self.config.system, False), seed=self.config.seed, samples=samples,
+            batch_size=data.val_batch_size, share=share, workers=data.workers, quarantine=self._ledger(),
+        )
+
+    def _ledger(self) -> Path | None:
+        return self.run_dir / "quarantine.jsonl" if self.run_dir else None
+
+
+class Prepare:
+    """A system's `prepare` with its config and mode filled in; picklable for data workers."""
+
+    def __init__(self, function, config: SystemConfig, training: bool):
+        self.function, self.config, self.training = function, config, training
+
+    def __call__(self, sample: dict, rng) -> dict:
+        return self.function(sample, self.config, rng, self.training)

@@ -1,0 +1,63 @@
+"""What a person sees while a run goes on: a progress bar at a terminal, plain lines in a log file, nothing from other ranks."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+log = logging.getLogger("vstrain")
+
+
+def set_up_logging(run_dir: Path, rank: int) -> None:
+    """Every rank writes logs/rank-N.log; rank 0 also speaks on stderr."""
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    log.handlers.clear()
+    (run_dir / "logs").mkdir(exist_ok=True)
+    file = logging.FileHandler(run_dir / "logs" / f"rank-{rank}.log")
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(file)
+    if rank == 0:
+        screen = logging.StreamHandler(sys.stderr)
+        screen.setFormatter(logging.Formatter("%(message)s"))
+        log.addHandler(screen)
+    import lightning.pytorch  # sets its loggers up when it is imported
+
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+class StepProgress:
+    """Progress of training steps on rank 0."""
+
+    def __init__(self, steps: int, start: int):
+        self.steps, self.start, self.began = steps, start, time.monotonic()
+        self.active = int(os.environ.get("RANK", 0)) == 0
+        self.bar = None
+        if self.active and sys.stderr.isatty():
+            self.bar = Progress(TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"),
+                                TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+            self.task = self.bar.add_task("training", total=steps, completed=start, text="")
+            self.bar.start()
+
+    def step(self, step: int, loss: float | None, logged: bool) -> None:
+        """`loss` is None between two log lines (reading it would wait for the device)."""
+        if not self.active:
+            return
+        if self.bar is not None:
+            fields = {"text": f"loss {loss:.4f}"} if loss is not None else {}
+            self.bar.update(self.task, completed=step, **fields)
+        elif logged:
+            pace = (step - self.start) / (time.monotonic() - self.began)
+            log.info("step %d/%d  loss %.4f  %.2f steps/s", step, self.steps, loss, pace)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None

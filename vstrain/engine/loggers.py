@@ -1,0 +1,71 @@
+"""Where numbers go: metrics.jsonl always, TensorBoard and W&B by choice. All continue after a resume without gaps or doubles."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from vstrain.config.schema import TrainConfig
+
+
+class JsonLines(Logger):
+    """`metrics.jsonl`: one object a line, an integer `step` and floats. Lines past `start_step` are dropped at a resume."""
+
+    def __init__(self, run_dir: Path, start_step: int):
+        super().__init__()
+        self.path = run_dir / "metrics.jsonl"
+        if self.path.exists():
+            kept = [line for line in self.path.read_text().splitlines() if _step(line) <= start_step]
+            self.path.write_text("".join(f"{line}\n" for line in kept))
+
+    name = "jsonl"
+    version = ""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict, step: int | None = None) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
+
+    @rank_zero_only
+    def log_hyperparams(self, *args, **kwargs) -> None:
+        """resolved.yaml has them."""
+
+
+def _step(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError):
+        return float("inf")  # a line cut short by a crash
+
+
+def build(config: TrainConfig, run_dir: Path, start_step: int) -> list[Logger]:
+    """Loggers of rank 0; an empty list elsewhere."""
+    if int(os.environ.get("RANK", 0)):
+        return []
+    loggers: list[Logger] = [JsonLines(run_dir, start_step)]
+    if config.logger.tensorboard:
+        loggers.append(TensorBoardLogger(run_dir, name="", version="tensorboard", purge_step=start_step + 1 if start_step else None))
+    if config.logger.wandb.enabled:
+        loggers.append(_wandb(config, run_dir, start_step))
+    return loggers
+
+
+def _wandb(config: TrainConfig, run_dir: Path, start_step: int) -> WandbLogger:
+    """The run's id is kept in wandb_id, so that a resumed run continues the same history."""
+    import wandb
+
+    file = run_dir / "wandb_id"
+    if not file.exists():
+        file.write_text(wandb.util.generate_id())
+    mode = config.logger.wandb.mode
+    if mode == "auto":
+        mode = "online" if os.environ.get("WANDB_API_KEY") or wandb.api.api_key else "offline"
+    os.environ["WANDB_MODE"] = mode
+    return WandbLogger(
+        project=config.logger.wandb.project, name=run_dir.name, id=file.read_text().strip(), save_dir=run_dir, resume="allow",
+        config=config.model_dump(mode="json"), offline=mode == "offline",
+    )

@@ -1,0 +1,114 @@
+"""A training run of one process: build, fit, report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Trainer
+
+from vstrain.config import rundir
+from vstrain.config.problems import InputError
+from vstrain.config.schema import TrainConfig
+from vstrain.data.keyed import draw_key
+from vstrain.engine import build, checkpoint, guards, loggers, strategies
+from vstrain.engine.boundary import StepBoundary, save_pictures
+from vstrain.system import System
+
+log = logging.getLogger("vstrain")
+
+
+def run(config: TrainConfig, run_dir: Path) -> str:
+    """Train to max_steps, from the run's newest checkpoint if it has one. Returns 'finished' or 'stopped'."""
+    stop = guards.StopFlag()
+    stop.install()
+    share = build.share()
+    batches = build.Batches(config, run_dir)
+    torch.manual_seed(draw_key(config.seed, -1, 0))  # the same weights on every rank
+    system = build.build_system(config)
+    path, facts = checkpoint.latest(run_dir) or (None, {"step": 0})
+    start = facts["step"]
+    boundary = StepBoundary(config, run_dir, batches, stop, start)
+    if path:
+        check_resumable(facts, batches, path)
+        log.info("resuming at step %d from %s", start, path)
+    if start < config.trainer.max_steps:
+        trainer = build_trainer(config, run_dir, boundary, start, identity(config, batches))
+        trainer.fit(system, batches.train(start, share=share), ckpt_path=path, weights_only=True)
+        trainer.strategy.barrier()
+        if boundary.stopped:
+            return "stopped"
+        if trainer.global_step != config.trainer.max_steps:
+            raise RuntimeError(f"training ended at step {trainer.global_step} of {config.trainer.max_steps}")
+        if share.rank == 0:
+            report(system, batches, run_dir)
+        trainer.strategy.barrier()
+    return "finished"
+
+
+def identity(config: TrainConfig, batches: build.Batches) -> dict[str, str]:
+    """What all ranks must share and what a checkpoint remembers."""
+    text = json.dumps(config.model_dump(mode="json"), sort_keys=True)
+    return {"config": hashlib.sha256(text.encode()).hexdigest(), "data": batches.fingerprint, "system": config.system.module}
+
+
+def check_resumable(facts: dict, batches: build.Batches, path: Path) -> None:
+    if facts["data"] != batches.fingerprint:
+        raise InputError(f"{path}: was trained on data with fingerprint {facts['data']}, the shards now have {batches.fingerprint}; "
+                         "bring back the old shards or start a new run")
+
+
+def build_trainer(config: TrainConfig, run_dir: Path, boundary: StepBoundary, start: int, facts: dict) -> Trainer:
+    accelerator = accelerator_of(config)
+    trainer = Trainer(
+        accelerator=accelerator,
+        devices=config.trainer.devices,
+        num_nodes=config.launcher.nodes,
+        strategy=strategies.build(config.strategy, build.share().world),
+        precision={"32": "32-true"}.get(config.trainer.precision, config.trainer.precision),
+        max_steps=config.trainer.max_steps,
+        max_epochs=1,  # one pass over a plan that ends with max_steps: data never stops at an epoch
+        accumulate_grad_batches=config.trainer.accumulate,
+        gradient_clip_val=config.optim.clip,
+        logger=loggers.build(config, run_dir, start),
+        callbacks=[boundary],
+        plugins=[checkpoint.AtomicCheckpointIO(facts)],
+        default_root_dir=run_dir,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+    )
+    return trainer
+
+
+def accelerator_of(config: TrainConfig) -> str:
+    wanted = config.trainer.accelerator
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise InputError("trainer.accelerator=cuda, but torch sees no CUDA device here; use trainer.accelerator=cpu or auto")
+    return {"auto": "cuda" if torch.cuda.is_available() else "cpu"}.get(wanted, wanted)
+
+
+def report(system: System, batches: build.Batches, run_dir: Path) -> None:
+    """The system's own closing numbers, if it has an `evaluate.report`: printed, report.json, pictures."""
+    try:
+        module = build.part(batches.config.system, "evaluate")
+    except InputError:
+        return
+    config = batches.config
+    steps = len(batches.train_index) // config.data.batch_size
+    result = module.report(system, batches.train(0, steps), batches.val())
+    rundir.write_atomic(run_dir / "report.json", json.dumps(result.metrics, indent=2))
+    save_pictures(run_dir / "pictures", result.pictures)
+    log.info("\n%s\n", result.text)
+
+
+def threads(config: TrainConfig) -> int:
+    """CPU threads of this rank."""
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return config.trainer.threads or max(1, len(os.sched_getaffinity(0)) // local)

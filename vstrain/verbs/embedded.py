@@ -1,0 +1,97 @@
+"""The embedded data sets: shards of the procedural world, built before a run when they are absent."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from vstrain.config.problems import Problem
+from vstrain.config.schema import Split, TrainConfig
+from vstrain.config.validate import problem
+
+
+def check(config: TrainConfig, origin) -> list[Problem]:
+    """Problems in data.procedural, whose keys depend on the system's kind of data."""
+    from vstrain.data.kinds import KINDS
+
+    kind = config.system.data_kind
+    if kind not in KINDS:
+        return [Problem("system.data_kind", f"no kind {kind!r}; expected one of {', '.join(KINDS)}", origin("system.data_kind"))]
+    if config.data.source != "procedural":
+        return []
+    from data_pipelines.procedural.config import CONFIGS
+
+    try:
+        CONFIGS[kind].model_validate(config.data.procedural)
+    except ValidationError as error:
+        return [problem(detail, CONFIGS[kind], origin, "data.procedural.") for detail in error.errors()]
+    return []
+
+
+def prepare(config: TrainConfig) -> tuple[TrainConfig, dict[str, str]]:
+    """The configuration with its shard paths filled in, and the fingerprints of its two indices. Builds what is missing."""
+    from vstrain.data.index import Index, expand
+
+    if config.data.source == "procedural":
+        folder = build(config)
+        data = config.data.model_copy(update={
+            "train": Split(urls=config.data.train.urls or [str(folder / "train-*.tar")]),
+            "val": Split(urls=config.data.val.urls or [str(folder / "val-*.tar")]),
+        })
+        config = config.model_copy(update={"data": data})
+    paths = {"train": expand(config.data.train.urls), "val": expand(config.data.val.urls)}
+    absolute = {name: Split(urls=[str(path.absolute()) for path in found]) for name, found in paths.items()}
+    config = config.model_copy(update={"data": config.data.model_copy(update=absolute)})
+    return config, {name: Index.open(found).fingerprint for name, found in paths.items()}
+
+
+def build(config: TrainConfig) -> Path:
+    """The folder of the embedded data set of this configuration; rendered with a progress bar if it is not there yet."""
+    from data_pipelines.procedural import build as world
+    from data_pipelines.procedural.config import CONFIGS
+
+    kind = config.system.data_kind
+    wanted = CONFIGS[kind].model_validate(config.data.procedural)
+    folder = Path(config.data.root).absolute() / "procedural" / f"{kind}-{world.config_digest(kind, wanted)}"
+    if (folder / "done").exists():
+        return folder
+    with progress_bar(f"rendering {kind} data") as advance:
+        world.build(kind, wanted, folder, processes=len(os.sched_getaffinity(0)), progress=advance)
+    (folder / "done").touch()
+    return folder
+
+
+class progress_bar:
+    """`with progress_bar(text) as advance: advance(stage, done, total)`: a bar at a terminal, a line for each tenth elsewhere."""
+
+    def __init__(self, text: str):
+        self.text = text
+        self.said: dict[str, int] = {}
+
+    def __enter__(self):
+        self.bar = None
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            self.bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                                console=Console(stderr=True))
+            self.bar.start()
+            self.tasks = {}
+        return self.advance
+
+    def advance(self, stage: str, done: int, total: int) -> None:
+        if self.bar is not None:
+            if stage not in self.tasks:
+                self.tasks[stage] = self.bar.add_task(f"{self.text}: {stage}", total=total)
+            self.bar.update(self.tasks[stage], completed=done)
+        elif total and done * 10 // total > self.said.get(stage, -1):
+            self.said[stage] = done * 10 // total
+            print(f"{self.text}: {stage} {done}/{total}", file=sys.stderr, flush=True)
+
+    def __exit__(self, *error) -> None:
+        if self.bar is not None:
+            self.bar.stop()

@@ -1,0 +1,84 @@
+"""One process of one run: `python -m vstrain.worker RUN_DIR`. Reads resolved.yaml, never Hydra."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import traceback
+import warnings
+from pathlib import Path
+
+from vstrain.config import rundir
+from vstrain.config.problems import InputError
+from vstrain.config.schema import MODELS
+from vstrain.config.validate import validate
+
+OK, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 75
+log = logging.getLogger("vstrain")
+
+
+def main(run_dir: Path) -> int:
+    """Runs the job and returns the exit code; rank 0 leaves it in state.json for the parent."""
+    warnings.filterwarnings("ignore")
+    rank = int(os.environ.get("RANK", 0))
+    values = rundir.load(run_dir)
+    config = validate(values, MODELS[values["verb"]])
+    note = rundir.set_state if rank == 0 else lambda *args, **fields: None
+
+    from vstrain.engine import console, jobs
+
+    console.set_up_logging(run_dir, rank)
+    note(run_dir, "running")
+    try:
+        status = jobs.run(config, run_dir)
+    except InputError as error:
+        log.error("vstrain %s: %s", config.verb, error)
+        rundir.set_state(run_dir, "failed", error=str(error), code=BAD_INPUT)
+        return BAD_INPUT
+    except BaseException as error:
+        log.error("rank %d: %s: %s", rank, type(error).__name__, error)
+        for handler in log.handlers:
+            if isinstance(handler, logging.FileHandler):
+                handler.stream.write(traceback.format_exc())
+        rundir.set_state(run_dir, "failed", error=f"{type(error).__name__}: {error}", code=FAILED)
+        if os.environ.get("VSTRAIN_TRACEBACK"):
+            raise
+        log.error("the traceback is in %s", run_dir / "logs" / f"rank-{rank}.log")
+        return FAILED
+    code = {"finished": OK, "stopped": STOPPED}[status]
+    note(run_dir, status, code=code)
+    if rank == 0:
+        log.info("%s", next_step(config.verb, status, run_dir))
+    shut_down()
+    return code
+
+
+def next_step(verb: str, status: str, run_dir: Path) -> str:
+    """What to type next."""
+    with contextlib.suppress(ValueError):
+        run_dir = run_dir.relative_to(Path.cwd())
+    if status == "stopped":
+        return f"stopped and saved. Continue with:\n  vstrain train resume={run_dir}"
+    if verb != "train":
+        return f"done: {run_dir}"
+    return "\n".join([
+        f"done: {run_dir}  (metrics.jsonl, pictures/, checkpoints/last)",
+        "next:",
+        f"  vstrain predict ckpt={run_dir} input=YOUR_PHOTO_OR_FOLDER",
+        f"  vstrain eval ckpt={run_dir}",
+        f"  vstrain export ckpt={run_dir}",
+    ])
+
+
+def shut_down() -> None:
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]).absolute()))
