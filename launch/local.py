@@ -12,15 +12,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-SAVE_SECONDS = 120  # what a worker gets between the signal and the end
-
 
 def start(run_dir: Path, devices: int, replace: bool) -> int:
     """Run `python -m vstrain.worker RUN_DIR` on `devices` processes and return its exit code.
 
     replace: with one device, become that process (a single run); a sweep stays and waits.
     """
-    environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores() // devices)))}
+    environment = os.environ | {
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores() // devices)))
+    }
     if devices == 1:
         command = [sys.executable, "-m", "vstrain.worker", str(run_dir)]
         if replace:
@@ -28,11 +28,8 @@ def start(run_dir: Path, devices: int, replace: bool) -> int:
             sys.stderr.flush()
             os.execve(command[0], command, environment)
         return wait(command, environment)
-    agent = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}",
-             f"--shutdown-timeout={SAVE_SECONDS}", "--signals-to-handle=SIGTERM,SIGINT,SIGUSR1,SIGHUP",
-             "-m", "vstrain.worker", str(run_dir)]
-    code = wait(agent, environment | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "TORCHELASTIC_ERROR_FILE": str(run_dir / "logs/error.json")})
-    return exit_code(run_dir, code)
+    agent = [sys.executable, "-m", "vstrain.agent", str(devices), str(run_dir)]
+    return exit_code(run_dir, wait(agent, environment))
 
 
 def wait(command: list[str], environment: dict[str, str]) -> int:
@@ -43,7 +40,9 @@ def wait(command: list[str], environment: dict[str, str]) -> int:
         if child.poll() is None:
             child.send_signal(number)
 
-    kept = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    kept = {
+        number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    }
     try:
         return child.wait()
     finally:
@@ -57,7 +56,11 @@ def exit_code(run_dir: Path, agent_code: int) -> int:
         state = json.loads((run_dir / "state.json").read_text())
     except (OSError, ValueError):
         return agent_code or 1
-    return state.get("code", agent_code or 1) if state["status"] in ("finished", "stopped", "failed") else agent_code or 1
+    return (
+        state.get("code", agent_code or 1)
+        if state["status"] in ("finished", "stopped", "failed")
+        else agent_code or 1
+    )
 
 
 def cores() -> int:

@@ -26,18 +26,30 @@ def depth_shards(tmp_path_factory) -> Path:
             for n in range(count):
                 image = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
                 depth = (1 + image.mean(2) / 64).astype(np.float32)
-                writer.write({"__key__": f"{split}{n:03d}", "png": image, "depth.pco": depth, "json": {"unit": "depth"}})
+                writer.write(
+                    {
+                        "__key__": f"{split}{n:03d}",
+                        "png": image,
+                        "depth.pco": depth,
+                        "json": {"unit": "depth"},
+                    }
+                )
     return folder
+
+
+def command(*words: str) -> tuple[list[str], dict[str, str]]:
+    """The command line and environment of `vstrain WORDS` with the plug-in system in reach."""
+    env = os.environ | {"PYTHONPATH": str(PLUGIN), "VSTRAIN_CONF": str(PLUGIN / "conf"), "OMP_NUM_THREADS": "1"}
+    return [sys.executable, "-m", "vstrain.cli", *map(str, words)], env
 
 
 @pytest.fixture
 def vstrain(tmp_path):
     """`vstrain(*words, code=0)` runs the command in a folder of its own and returns the finished process."""
 
-    def run(*words: str, code: int | None = 0, timeout: float = 300, **env: str) -> subprocess.CompletedProcess:
-        environment = os.environ | {"PYTHONPATH": str(PLUGIN), "VSTRAIN_CONF": str(PLUGIN / "conf"), "OMP_NUM_THREADS": "1"} | env
-        done = subprocess.run([sys.executable, "-m", "vstrain.cli", *map(str, words)], cwd=tmp_path, env=environment,
-                              capture_output=True, text=True, timeout=timeout)
+    def run(*words: str, code: int | None = 0, timeout: float = 300, **extra: str) -> subprocess.CompletedProcess:
+        line, env = command(*words)
+        done = subprocess.run(line, cwd=tmp_path, env=env | extra, capture_output=True, text=True, timeout=timeout)
         if code is not None:
             assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
@@ -48,7 +60,11 @@ def vstrain(tmp_path):
 @pytest.fixture
 def toy_words(depth_shards) -> list[str]:
     """The overrides that train the plug-in system on the tiny data set."""
-    return ["experiment=toy", f"data.train.urls=[{depth_shards}/train-*.tar]", f"data.val.urls=[{depth_shards}/val-*.tar]"]
+    return [
+        "experiment=toy",
+        f"data.train.urls=[{depth_shards}/train-*.tar]",
+        f"data.val.urls=[{depth_shards}/val-*.tar]",
+    ]
 
 
 def metrics(run_dir: Path) -> list[dict]:

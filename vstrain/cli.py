@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
+from pathlib import Path
 
 VERBS = {
     "train": "train an experiment (the default): vstrain experiment=depth_teacher",
@@ -22,19 +22,21 @@ OK, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 75
 
 def help_text() -> str:
     lines = [f"  {verb:<9}{text}" for verb, text in VERBS.items()]
-    return "\n".join([
-        "vstrain [verb] key=value …",
-        "",
-        *lines,
-        "",
-        "  -m, --multirun      a sweep: vstrain -m experiment=depth_teacher optim.lr=1e-3,3e-4",
-        "  --cfg job           print the composed configuration and stop; --info defaults-tree shows where it comes from",
-        "  --config-dir DIR    your own experiments, sites, systems (also VSTRAIN_CONF=DIR)",
-        "  -sc install=bash    tab completion: eval \"$(vstrain -sc install=bash)\"",
-        "",
-        "`vstrain VERB --help` lists what a verb takes. Exit codes: 0 ended as asked, 2 wrong configuration or input,",
-        "75 stopped early (go on with vstrain train resume=RUN_DIR), 1 anything else.",
-    ])
+    return "\n".join(
+        [
+            "vstrain [verb] key=value …",
+            "",
+            *lines,
+            "",
+            "  -m, --multirun      a sweep: vstrain -m experiment=depth_teacher optim.lr=1e-3,3e-4",
+            "  --cfg job           print the composed configuration and stop; --info defaults-tree shows where it comes from",
+            "  --config-dir DIR    your own experiments, sites, systems (also VSTRAIN_CONF=DIR)",
+            '  -sc install=bash    tab completion: eval "$(vstrain -sc install=bash)"',
+            "",
+            "`vstrain VERB --help` lists what a verb takes. Exit codes: 0 ended as asked, 2 wrong configuration or input,",
+            "75 stopped early (go on with vstrain train resume=RUN_DIR), 1 anything else.",
+        ]
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -55,8 +57,8 @@ def main(argv: list[str] | None = None) -> None:
 
         print(f"vstrain: no verb {verb!r}; {nearest(verb, VERBS)}", file=sys.stderr)
         sys.exit(BAD_INPUT)
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # a system package in the user's folder is found by its name
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # a system package in the user's folder is found by its name
     sys.exit(run(verb, argv))
 
 
@@ -66,7 +68,10 @@ def run(verb: str, argv: list[str]) -> int:
     try:
         return importlib.import_module(f"vstrain.verbs.{verb}").main(argv)
     except ConfigError as error:
-        print(f"vstrain {verb}: the configuration has {len(error.problems)} problem{'s' * (len(error.problems) > 1)}:", file=sys.stderr)
+        print(
+            f"vstrain {verb}: the configuration has {len(error.problems)} problem{'s' * (len(error.problems) > 1)}:",
+            file=sys.stderr,
+        )
         for problem in error.problems:
             print(f"  {problem}", file=sys.stderr)
         return BAD_INPUT

@@ -8,7 +8,7 @@ A system package P has
     P.module   `System(vstrain.system.System)`: the networks and their objective.
 and, where it can,
     P.evaluate `report(system, train_batches, val_batches) -> Report`: the numbers worth printing when training ends.
-    P.predict  `predict(system, inputs: list[Path], out: Path, progress) -> Prediction`: results for a user's own files.
+    P.predict  `predict(system, inputs: list[Path], out: Path, progress(done, total)) -> Prediction`: results for a user's files.
     P.export   `export(system, out: Path) -> list[Path]`: the layout that other libraries open.
 
 A batch is what `prepare` returned, stacked to torch tensors, plus
@@ -54,7 +54,7 @@ class Report:
 @dataclass
 class Prediction:
     written: list[Path]
-    refused: list[tuple[Path, str]]  # input, one sentence that says why
+    refused: list[tuple[Path, str]]  # input, one sentence that names it and says why
 
 
 class System(lightning.LightningModule):

@@ -63,13 +63,15 @@ def next_step(verb: str, status: str, run_dir: Path) -> str:
         return f"stopped and saved. Continue with:\n  vstrain train resume={run_dir}"
     if verb != "train":
         return f"done: {run_dir}"
-    return "\n".join([
-        f"done: {run_dir}  (metrics.jsonl, pictures/, checkpoints/last)",
-        "next:",
-        f"  vstrain predict ckpt={run_dir} input=YOUR_PHOTO_OR_FOLDER",
-        f"  vstrain eval ckpt={run_dir}",
-        f"  vstrain export ckpt={run_dir}",
-    ])
+    return "\n".join(
+        [
+            f"done: {run_dir}  (metrics.jsonl, pictures/, checkpoints/last)",
+            "next:",
+            f"  vstrain predict ckpt={run_dir} input=YOUR_PHOTO_OR_FOLDER",
+            f"  vstrain eval ckpt={run_dir}",
+            f"  vstrain export ckpt={run_dir}",
+        ]
+    )
 
 
 def shut_down() -> None:

@@ -26,7 +26,7 @@ class Config(Strict):
 
     # values
     unit: Literal["depth", "disparity"]
-    scale: PositiveFloat  # stored number x scale = metres (unit=depth) or disparity
+    depth_scale: PositiveFloat  # stored number x depth_scale = metres (unit=depth) or disparity
     invalid: list[
         float
     ]  # stored numbers that mean "nothing measured", besides those that are <= 0 or not finite

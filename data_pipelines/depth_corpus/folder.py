@@ -2,7 +2,8 @@
 
 A file's role (image, depth or mask) is read off its name where the names in its folder differ in what they
 say, else off the nearest folder that says it, else off its format. What is left of path and name when the
-role words are taken away must agree: `a/rgb/7.jpg`, `a/depth/7.png` and `a/7_depth.npy` are all "a/7". Or two globs say it: what their wildcards match must agree.
+role words are taken away must agree: `a/rgb/7.jpg`, `a/depth/7.png` and `a/7_depth.npy` are all "a/7".
+Or two globs say it: what their wildcards match must agree.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from data_pipelines.depth_corpus.pairs import (
 )
 from vstrain.config.problems import InputError
 
-LOSSY = (".jpg", ".jpeg", ".webp", ".bmp")  # formats that hold pictures only
-PICTURES = (*LOSSY, ".png", ".tif", ".tiff")
+PHOTOS = (".jpg", ".jpeg", ".webp", ".bmp")  # formats that hold no depth
+PICTURES = (*PHOTOS, ".png", ".tif", ".tiff")
 ARRAYS = (".npy", ".npz", ".pfm", ".exr")  # formats that hold depth or masks only
 ROLES = {
     **dict.fromkeys(IMAGE_NAMES, "image"),
@@ -73,16 +74,13 @@ def _walk(source: Path) -> list[str]:
     files, seen = [], set()
     for folder, folders, names in os.walk(source, followlinks=True):
         real = os.path.realpath(folder)
-        folders[:] = (
-            [] if real in seen else sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
-        )
-        if real not in seen:
-            files += [
-                (Path(folder) / name).relative_to(source).as_posix()
-                for name in names
-                if not name.startswith(".")
-            ]
+        if real in seen:
+            folders.clear()
+            continue
         seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
+        below = Path(folder).relative_to(source)
+        files += [(below / name).as_posix() for name in names if not name.startswith(".")]
     return sorted(files)
 
 
@@ -114,9 +112,8 @@ def _by_name(files: list[str]) -> tuple[dict[str, dict[Name, list[str]]], Counte
             left, said = ("", {"image"}) if folder.lower() == "left" else _strip(folder)
             by_folder = by_folder or _strongest(said)
             folders += [left] if left else []
-        names_decide = (
-            len(told[parent]) > 1
-        )  # img_7.png in depth/ is depth, beside depth_7.png it is an image
+        # img_7.png in depth/ is depth; beside depth_7.png it is an image
+        names_decide = len(told[parent]) > 1
         role = (by_stem or by_folder if names_decide else by_folder or by_stem) or "image"
         if role == "image" and file.lower().endswith(ARRAYS):
             role = "depth"
@@ -126,13 +123,13 @@ def _by_name(files: list[str]) -> tuple[dict[str, dict[Name, list[str]]], Counte
 
 
 def _same_stem(roles: dict[str, dict[Name, list[str]]]) -> None:
-    """`7.jpg` beside `7.png`, and nothing else says what is what: the lossy one is the photo."""
+    """`7.jpg` beside `7.png`, and nothing else says what is what: jpg, webp or bmp is the photo."""
     for name, files in roles["image"].items():
-        lossy = [file for file in files if file.lower().endswith(LOSSY)]
-        rest = [file for file in files if file not in lossy]
-        if len(lossy) == len(rest) == 1 and name not in roles["depth"]:
+        photos = [file for file in files if file.lower().endswith(PHOTOS)]
+        rest = [file for file in files if file not in photos]
+        if len(photos) == len(rest) == 1 and name not in roles["depth"]:
             roles["depth"][name] = rest
-            roles["image"][name] = lossy
+            roles["image"][name] = photos
 
 
 def _by_pattern(files: list[str], config: Config) -> tuple[dict[str, dict[Name, list[str]]], Counter]:
@@ -195,7 +192,7 @@ def _join(source: Path, roles: dict[str, dict[Name, str]], how: str, other: Coun
         raise InputError(
             f"{source}: {images} images and {counted} depth files, and no pair among them{_example(roles)}; "
             "expected sister folders such as rgb/ and depth/, or names such as 7.jpg with 7_depth.png; "
-            "image_pattern= and depth_pattern= name other layouts"
+            f"image_pattern= and depth_pattern= name other layouts{_listed('; other files: ', other)}"
         )
     masked = sum(pair.mask is not None for pair in pairs)
     how = (
@@ -203,14 +200,13 @@ def _join(source: Path, roles: dict[str, dict[Name, str]], how: str, other: Coun
         f"{pairs[0].image.relative_to(source)} + {pairs[0].depth.relative_to(source)}"
     )
     how += f"; {masked} with a mask" if masked else ""
-    if other:
-        how += f"; other files left alone: {', '.join(f'{n} {kind}' for kind, n in sorted(other.items()))}"
+    how += _listed("; other files left alone: ", other)
     return Found(how, pairs, _lone(source, roles, depths, masks))
 
 
 def _adopt(images: dict[Name, str], others: dict[Name, str]) -> dict[Name, str]:
-    """Files of a role under the names of their images. Where no name at all is the same, files whose last part
-    of the name is unique are joined by that."""
+    """Files of a role under the names of their images. Where no name at all agrees, files whose last part of
+    the name is unique are joined by that."""
     joined = {name: file for name, file in others.items() if name in images}
     if joined:
         return joined
@@ -251,6 +247,10 @@ def _lone(
             if file not in used
         ]
     return lone
+
+
+def _listed(words: str, other: Counter) -> str:
+    return words + ", ".join(f"{count} {kind}" for kind, count in sorted(other.items())) if other else ""
 
 
 def _example(roles: dict[str, dict[Name, str]]) -> str:

@@ -70,7 +70,7 @@ def find(source: Path, config: Config) -> Found:
 
 
 def column(source: Path, columns: list[str], role: str, given: str | None) -> str | None:
-    """The column of a role: the one that the config gives, else one with a known name; a mask may be absent."""
+    """The column of a role: the config's choice, else one with a known name; a mask may be absent."""
     names = {"image": IMAGE_NAMES, "depth": DEPTH_NAMES, "mask": MASK_NAMES}[role]
     chosen = given or guess_column(columns, names)
     if chosen in columns:

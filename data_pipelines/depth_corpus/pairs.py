@@ -12,7 +12,7 @@ import xxhash
 IMAGE_NAMES = ("image", "images", "img", "imgs", "im", "rgb", "color", "colors", "colour", "colours",
                "photo", "photos", "picture", "pictures")  # fmt: skip
 DEPTH_NAMES = ("depth", "depths", "depthmap", "depthmaps", "disparity", "disparities", "disp", "disps",
-               "gt", "groundtruth")  # fmt: skip
+               "gt", "groundtruth", "ground_truth")  # fmt: skip
 MASK_NAMES = ("mask", "masks", "valid", "validity")
 SPLITS = dict.fromkeys(("train", "training"), "train") | dict.fromkeys(
     ("val", "valid", "validation", "test"), "val"

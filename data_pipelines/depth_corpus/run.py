@@ -17,6 +17,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -206,20 +207,20 @@ def _built(pairs: list[Pair], config: Config) -> Iterator[tuple[Pair, Built | Re
         yield from ((pair, build(pair, config)) for pair in pairs)
         return
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("forkserver"), initializer=_quiet)
+    coming, ahead = iter(pairs), deque()
     try:
-        ahead: deque = deque()
-        for pair in pairs:
-            ahead.append((pair, pool.submit(build, pair, config)))
-            if len(ahead) > 4 * processes:
-                first, future = ahead.popleft()
-                yield first, future.result()
-        while ahead:
-            first, future = ahead.popleft()
-            yield first, future.result()
+        while True:
+            for pair in islice(coming, 4 * processes - len(ahead)):
+                ahead.append((pair, pool.submit(build, pair, config)))
+            if not ahead:
+                return
+            pair, future = ahead[0]
+            yield pair, future.result()
+            ahead.popleft()
     except BrokenProcessPool as error:
+        near = f" near sample {ahead[0][0].key}" if ahead else ""
         raise InputError(
-            f"a decoding process was killed near sample {first.key}, perhaps for want of memory; "
-            "set processes= lower"
+            f"a decoding process was killed{near}, perhaps for want of memory; set processes= lower"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
@@ -235,7 +236,7 @@ def _warnings(kept: dict[str, int], notes: Counter, medians: list[float], config
     warnings = [f"{count} of {sum(kept.values())} samples: {note}" for note, count in sorted(notes.items())]
     if medians and config.unit == "depth" and np.median(medians) > FAR_AWAY:
         warnings.append(
-            f"the median depth is {np.median(medians):.4g} m; is scale=0.001 (millimetres) missing?"
+            f"the median depth is {np.median(medians):.4g} m; is depth_scale=0.001 (millimetres) missing?"
         )
     if sum(kept.values()) and not kept["val"]:
         warnings.append(

@@ -14,8 +14,8 @@ from data_pipelines.depth_corpus.readers import ReadError, read_depth, read_imag
 
 EIGHT_BIT = "8-bit disparity has 256 steps at most; a float or 16-bit original trains better"
 INTEGER_METRES = (
-    "whole numbers at scale=1.0 are whole metres; millimetres want scale=0.001 (Kinect, RealSense, ScanNet), "
-    "TUM scale=0.0002, KITTI scale=0.00390625"
+    "whole numbers at depth_scale=1.0 are whole metres; millimetres want depth_scale=0.001 (Kinect, RealSense, ScanNet), "
+    "TUM depth_scale=0.0002, KITTI depth_scale=0.00390625"
 )
 UNSURE_TURN = (
     "an EXIF rotation was applied that the sizes cannot confirm; exif=ignore where the depth is not turned"
@@ -58,7 +58,7 @@ def _build(pair: Pair, config: Config) -> Built:
         )
     notes += [EIGHT_BIT] if raw.dtype.itemsize == 1 else []
     notes += (
-        [INTEGER_METRES] if raw.dtype.kind in "ui" and config.unit == "depth" and config.scale == 1 else []
+        [INTEGER_METRES] if raw.dtype.kind in "ui" and config.unit == "depth" and config.depth_scale == 1 else []
     )
     values = _scaled(raw, config)
     if pair.mask is not None:
@@ -76,7 +76,7 @@ def _build(pair: Pair, config: Config) -> Built:
         raise Refused(
             "no valid depth",
             f"{pair.depth}: no valid pixel, all {values.size} are zero, negative, not finite or masked out; "
-            "check scale, invalid, far and the mask",
+            "check depth_scale, invalid, far and the mask",
         )
     if share < config.min_valid:
         raise Refused(
@@ -168,7 +168,7 @@ def _fits(image: tuple[int, ...], depth: tuple[int, int]) -> bool:
 def _scaled(raw: np.ndarray, config: Config) -> np.ndarray:
     """float32 metres or disparity; 0 where nothing was measured."""
     with np.errstate(over="ignore", invalid="ignore"):
-        values = (raw.astype(np.float64) * config.scale).astype(np.float32)
+        values = (raw.astype(np.float64) * config.depth_scale).astype(np.float32)
         bad = ~np.isfinite(values) | (values <= 0) | np.isin(raw, config.invalid)
         if config.far is not None:
             bad |= values > config.far

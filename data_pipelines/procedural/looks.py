@@ -90,3 +90,29 @@ def lamplight(rng: np.random.Generator, look: Look, half: np.ndarray) -> tuple[S
         colour = tuple((rng.uniform(0.7, 1.6) * np.array([1.0, 0.6 + 0.3 * warm, 0.3 + 0.5 * warm])).tolist())
     where = np.array([*(half[:2] * rng.uniform(-0.6, 0.6, 2)), 2 * half[2] * rng.uniform(0.8, 0.92)])
     return sky, [Light(where, float(rng.uniform(0.12, 0.3)), colour, float(half[2] * 1.4 + 0.5))]
+
+
+NAMED = {
+    "red": "d62839", "orange": "f77f00", "yellow": "f9c74f", "green": "52b14a", "teal": "2a9d8f", "blue": "2f6fde",
+    "purple": "7b4fb0", "pink": "f28ab2", "brown": "7f4f24", "beige": "e3d5b0", "white": "f4f1ea", "grey": "8d8d8d",
+    "black": "20222b", "olive": "6b7a3a", "navy": "1d3557",
+}
+CALLED = {
+    "plain": "plain", "stripes": "striped", "diagonal": "diagonally striped", "checker": "checkered", "dots": "dotted",
+    "bricks": "brick-patterned", "planks": "wooden", "tiles": "tiled", "cloudy": "cloudy", "spots": "spotted",
+    "marble": "marbled", "wood": "wooden",
+}
+
+
+def colour_name(colour: Colour) -> str:
+    """The nearest of the NAMED colours."""
+    perceived = np.array(colour) ** (1 / 2.2)
+    return min(NAMED, key=lambda name: float(((np.array(linear(NAMED[name])) ** (1 / 2.2) - perceived) ** 2).sum()))
+
+
+def describe(material: Material) -> str:
+    """For example "blue and white striped"."""
+    first, second = (colour_name(colour) for colour in material.colours)
+    if material.pattern == "plain":
+        return first
+    return f"{CALLED[material.pattern]} {first}" if first == second else f"{first} and {second} {CALLED[material.pattern]}"

@@ -125,10 +125,10 @@ def snowman(rng: np.random.Generator, paint: Paint) -> list[Part]:
     body, r = paint(), rng.uniform(0.25, 0.35)
     return [
         part(Ball(), body, (0, 0, r), r),
-        part(Ball(), body, (0, 0, 2 * r + 0.12), 0.75 * r),
-        part(Ball(), body, (0, 0, 3 * r + 0.27), 0.5 * r),
-        part(Frustum(), paint(0.3), (0, 0, 3.5 * r + 0.3), (0.5 * r, 0.5 * r, 0.08)),
-        part(Frustum(0.0), paint(0.3), (0.6 * r, 0, 3 * r + 0.27), (0.05, 0.05, 0.12), turn("y", 90)),
+        part(Ball(), body, (0, 0, 2.5 * r), 0.75 * r),
+        part(Ball(), body, (0, 0, 3.55 * r), 0.5 * r),
+        part(Frustum(), paint(0.3), (0, 0, 4.15 * r), (0.42 * r, 0.42 * r, 0.3 * r)),
+        part(Frustum(0.0), paint(0.3), (0.6 * r, 0, 3.55 * r), (0.05, 0.05, 0.12), turn("y", 90)),
     ]
 
 

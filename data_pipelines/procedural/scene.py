@@ -16,8 +16,8 @@ DISC = np.sqrt((np.arange(4) + 0.5) / 4) * np.stack([np.cos(2.4 * np.arange(4)),
 
 
 def rotate(matrix: np.ndarray, p: np.ndarray) -> np.ndarray:
-    """matrix (3, 3) @ p (3, N), summed in one fixed order: the same bits whatever a BLAS would do with its threads."""
-    return matrix[:, :1] * p[0] + matrix[:, 1:2] * p[1] + matrix[:, 2:] * p[2]
+    """matrix (3, 3) @ p (3, N); einsum sums in one order, where a BLAS may choose by its number of threads."""
+    return np.einsum("ij,jn->in", matrix, p)
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Part:
         return rotate(self.rotation, p * self.scale[:, None]) + self.position[:, None]
 
     def normal(self, local: np.ndarray) -> np.ndarray:
-        """Unit world normals (3, N) at local surface points."""
-        n = rotate(self.rotation, self.shape.normal(local) / self.scale[:, None])
+        """Unit world normals (3, N) of local normals (3, N)."""
+        n = rotate(self.rotation, local / self.scale[:, None])
         return n / np.sqrt(dot(n, n))
 
     @cached_property
@@ -140,6 +140,8 @@ def cast(parts: list[Part], origin: np.ndarray, direction: np.ndarray) -> tuple[
     length2 = dot(direction, direction)
     for k, one in enumerate(parts):
         rays = one.near(origin, direction, length2) if one.shape.closed else slice(None)
+        if one.shape.closed and not rays.size:
+            continue
         tk = one.intersect(origin if origin.shape[1] == 1 else origin[:, rays], direction[:, rays])
         closer = tk < t[rays]
         t[rays] = np.where(closer, tk, t[rays])
@@ -157,10 +159,10 @@ def visibility(parts: list[Part], start: np.ndarray, light: Light, picks: np.nda
     middle = light.position.astype(np.float32)[:, None] - start
     length2 = dot(middle, middle)
     lit = np.ones(picks.shape, bool)
-    for one in (one.single for one in parts):
-        rays = one.near(start, middle, length2, light.radius) if one.shape.closed else ()
-        if len(rays):
-            for sample in range(len(picks)):
-                toward = middle[:, rays] + disc[:, picks[sample, rays]]
-                lit[sample, rays] &= one.intersect(start[:, rays], toward) >= 1
-    return lit.mean(0, dtype=np.float32)
+    for one in (one.single for one in parts if one.shape.closed):
+        rays = one.near(start, middle, length2, light.radius)
+        if rays.size:
+            toward = middle[:, None, rays] + disc[:, picks[:, rays]]
+            origin = np.broadcast_to(start[:, None, rays], toward.shape)
+            lit[:, rays] &= one.intersect(origin.reshape(3, -1), toward.reshape(3, -1)).reshape(toward.shape[1:]) >= 1
+    return lit.mean(axis=0, dtype=np.float32)

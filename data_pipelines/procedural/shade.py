@@ -24,33 +24,44 @@ class View(NamedTuple):
 
 
 class Hits(NamedTuple):
+    """What N rays meet; the last axis of every array is N."""
+
+    direction: np.ndarray
     t: np.ndarray
     index: np.ndarray
-    normal: np.ndarray
-    rgb: np.ndarray
+    normal: np.ndarray  # facing the ray
+    albedo: np.ndarray
+    gloss: np.ndarray
+    glow: np.ndarray
+
+    def take(self, at: np.ndarray) -> Hits:
+        return Hits(*(values[..., at] for values in self))
 
 
 def render(scene: Scene, camera: Camera, width: int, height: int, *, lit: bool = True, background: bool = True) -> View:
     """`lit=False` gives bare albedo, `background=False` keeps the sky out of the colours (for straight alpha)."""
     y, x = (axis.ravel().astype(float) for axis in np.mgrid[:height, :width])
+    eye, samples = camera.position[:, None], len(SUBPIXELS)
 
-    def trace(x, y, picks):
-        return _trace(scene, camera.position[:, None], camera.rays(x, y, width, height), picks,
-                      1 / camera.focal(height), lit, background)
+    def meet(x, y):
+        return _meet(scene.parts, eye, camera.rays(x, y, width, height), 1 / camera.focal(height))
 
-    centre = trace(x, y, np.broadcast_to(np.arange(len(SUBPIXELS))[:, None], (len(SUBPIXELS), x.size)))
-    rgb, alpha = centre.rgb, (centre.index >= 0).astype(np.float32)
-    rough = np.flatnonzero(_edges(centre, height, width))
+    centre = meet(x, y)
+    edge = _edges(centre, height, width)
+    rgb, alpha = np.zeros((3, x.size), np.float32), (centre.index >= 0).astype(np.float32)
+    smooth, rough = np.flatnonzero(~edge), np.flatnonzero(edge)
+    picks = np.broadcast_to(np.arange(samples)[:, None], (samples, smooth.size))
+    rgb[:, smooth] = _colour(scene, eye, centre.take(smooth), picks, lit, background)
     if rough.size:
         dx, dy = (np.repeat(axis, rough.size) for axis in np.array(SUBPIXELS).T)
-        picks = np.repeat(np.arange(len(SUBPIXELS)), rough.size)[None]
-        fine = trace(np.tile(x[rough], len(SUBPIXELS)) + dx, np.tile(y[rough], len(SUBPIXELS)) + dy, picks)
-        share = (fine.index >= 0).astype(np.float32).reshape(len(SUBPIXELS), -1)
+        fine = meet(np.tile(x[rough], samples) + dx, np.tile(y[rough], samples) + dy)
+        colour = _colour(scene, eye, fine, np.repeat(np.arange(samples), rough.size)[None], lit, background)
+        share = (fine.index >= 0).astype(np.float32).reshape(samples, -1)
         weight = np.ones_like(share) if background else share
-        total = (fine.rgb.reshape(3, len(SUBPIXELS), -1) * weight).sum(axis=1)
+        total = (colour.reshape(3, samples, -1) * weight).sum(axis=1)
         rgb[:, rough] = total / np.maximum(weight.sum(axis=0), 1e-6)
         alpha[rough] = share.mean(axis=0)
-    rgb = np.round(255 * np.clip(rgb, 0, 1) ** (1 / 2.2)).astype(np.uint8)
+    rgb = np.round(255 * np.clip(rgb, 0, 1) ** np.float32(1 / 2.2)).astype(np.uint8)
     return View(
         np.ascontiguousarray(rgb.T).reshape(height, width, 3),
         alpha.reshape(height, width),
@@ -72,51 +83,48 @@ def _edges(hits: Hits, height: int, width: int) -> np.ndarray:
     return edge.ravel()
 
 
-def _trace(scene: Scene, origin: np.ndarray, direction: np.ndarray, picks: np.ndarray, pixel: float, lit: bool,
-           background: bool) -> Hits:
-    t, index = cast(scene.parts, origin, direction)
-    normal = np.zeros_like(direction)
-    rgb = np.zeros(direction.shape, np.float32)
-    seen, missed = np.flatnonzero(index >= 0), np.flatnonzero(index < 0)
-    if background and lit:
-        rgb[:, missed] = tone(sky_colour(scene.sky, direction[:, missed]) * scene.exposure)
-    if seen.size:
-        point = origin + t[seen] * direction[:, seen]
-        local_normal, albedo, gloss, glow = _surface(scene.parts, index[seen], point, direction[:, seen], t[seen] * pixel)
-        normal[:, seen] = local_normal
-        colour = albedo
-        if lit:
-            light = _lighting(scene, index[seen], point, direction[:, seen], local_normal, albedo, gloss, picks[:, seen])
-            colour = light + glow * albedo
-            colour = tone(_through_air(scene, colour, t[seen]) * scene.exposure)
-        rgb[:, seen] = colour
-    return Hits(t, index, normal, rgb)
-
-
-def _surface(parts: list[Part], index: np.ndarray, point: np.ndarray, direction: np.ndarray, footprint: np.ndarray):
-    """World normals facing the ray (3, N), albedo (3, N), gloss (N,) and glow (N,) of hit points (3, N)."""
-    normal, albedo = np.empty_like(point), np.empty(point.shape, np.float32)
-    gloss, glow = np.empty(point.shape[1], np.float32), np.empty(point.shape[1], np.float32)
-    for k in np.unique(index):
+def _meet(parts: list[Part], eye: np.ndarray, direction: np.ndarray, pixel: float) -> Hits:
+    """First hits of rays (3, N) from the eye, and the surface there; `pixel` is a pixel's size at depth 1."""
+    t, index = cast(parts, eye, direction)
+    normal, albedo = np.zeros_like(direction), np.zeros(direction.shape, np.float32)
+    gloss, glow = np.zeros(t.shape, np.float32), np.zeros(t.shape, np.float32)
+    for k in np.unique(index[index >= 0]):
         at, one = np.flatnonzero(index == k), parts[k]
-        local = one.to_local(point[:, at])
-        n = one.normal(local)
-        facing = dot(n, direction[:, at])
+        ray = direction[:, at]
+        local = one.to_local(eye + t[at] * ray)
+        face = one.shape.normal(local)
+        n = one.normal(face)
+        facing = dot(n, ray)
         normal[:, at] = np.where(facing > 0, -n, n)
-        slant = np.maximum(np.abs(facing) / np.sqrt(dot(direction[:, at], direction[:, at])), 0.15)
-        grain = one.shape.rest(local) * one.grain[:, None]
-        face = one.shape.normal(local) if one.shape.flat else None
-        where = texture.locate(grain, face, one.material, footprint[at] / slant)
+        slant = np.maximum(np.abs(facing) / np.sqrt(dot(ray, ray)), 0.15)
+        where = texture.locate(one.shape.rest(local) * one.grain[:, None], face if one.shape.flat else None,
+                               one.material, t[at] * pixel / slant)
         albedo[:, at] = texture.albedo(one.material, where)
         gloss[at], glow[at] = one.material.gloss, one.material.glow
-    return normal, albedo, gloss, glow
+    return Hits(direction, t, index, normal, albedo, gloss, glow)
 
 
-def _lighting(scene: Scene, index, point, direction, normal, albedo, gloss, picks) -> np.ndarray:
-    """Light (3, N) that leaves the points towards the eye: ambient, lamps with soft shadows, highlights, reflected sky."""
-    view = (-direction / np.sqrt(dot(direction, direction))).astype(np.float32)
-    n = normal.astype(np.float32)
-    openness = _openness(scene.parts, index, point.astype(np.float32), n)
+def _colour(scene: Scene, eye: np.ndarray, hits: Hits, picks: np.ndarray, lit: bool, background: bool) -> np.ndarray:
+    """Linear RGB (3, N) in [0, 1]."""
+    if not lit:
+        return hits.albedo
+    rgb = np.zeros(hits.direction.shape, np.float32)
+    seen, missed = np.flatnonzero(hits.index >= 0), np.flatnonzero(hits.index < 0)
+    if background and missed.size:
+        rgb[:, missed] = tone(sky_colour(scene.sky, hits.direction[:, missed]) * scene.exposure)
+    if seen.size:
+        hits = hits.take(seen)
+        colour = _lighting(scene, eye + hits.t * hits.direction, hits, picks[:, seen]) + hits.glow * hits.albedo
+        rgb[:, seen] = tone(_through_air(scene, colour, hits.t) * scene.exposure)
+    return rgb
+
+
+def _lighting(scene: Scene, point: np.ndarray, hits: Hits, picks: np.ndarray) -> np.ndarray:
+    """Light (3, N) that leaves the points (3, N) towards the eye: ambient, lamps with soft shadows, highlights, reflected sky."""
+    view = (-hits.direction / np.sqrt(dot(hits.direction, hits.direction))).astype(np.float32)
+    albedo, gloss = hits.albedo, hits.gloss
+    n = hits.normal.astype(np.float32)
+    openness = _openness(scene.parts, hits.index, point.astype(np.float32), n)
     colour = albedo * _ambient(scene.sky, n) * openness
     fresnel = gloss * (0.04 + 0.5 * (1 - np.clip(dot(n, view), 0, 1)) ** 5)
     mirror = 2 * dot(n, view) * n - view
@@ -128,7 +136,7 @@ def _lighting(scene: Scene, index, point, direction, normal, albedo, gloss, pick
         facing = dot(n, toward)
         bright = np.flatnonzero(facing > 0)
         shown = np.zeros_like(facing)
-        start = point[:, bright] + LIFT * np.maximum(1, distance[bright] / 50) * normal[:, bright]
+        start = point[:, bright] + LIFT * np.maximum(1, distance[bright] / 50) * hits.normal[:, bright]
         shown[bright] = visibility(scene.parts, start, light, picks[:, bright])
         half = toward + view
         half /= np.sqrt(dot(half, half)) + 1e-6

@@ -15,6 +15,7 @@ import numpy as np
 from vstrain.data import keyed
 
 LATTICE = 32
+CORNER = np.array([0, 1], np.int32)[None, :, None]
 NOISE = keyed.rng(0, "procedural/noise").random(LATTICE**3, dtype=np.float32)
 
 
@@ -57,28 +58,19 @@ def albedo(material: Material, at: At) -> np.ndarray:
     first, second = (np.array(colour, np.float32)[:, None] for colour in material.colours)
     colour = first + (second - first) * weight
     if material.mottle:
-        colour = colour * (1 + material.mottle * (2 * fbm(at.p * 1.7 + 5.3, at.width * 1.7, 2) - 1))
+        colour = colour * (1 + material.mottle * (2 * fbm(at.p * np.float32(1.7) + np.float32(5.3), at.width * 1.7, 1) - 1))
     return colour
 
 
 def lattice_noise(p: np.ndarray) -> np.ndarray:
     """Value noise in [0, 1] on the integer lattice, period 32, at p (3, N)."""
     base = np.floor(p)
-    f = p - base
-    f = f * f * (3 - 2 * f)
-    i = base.astype(np.int32) & (LATTICE - 1)
-    j = (i + 1) & (LATTICE - 1)
-    x0, x1 = i[0], j[0]
-    y0, y1 = i[1] * LATTICE, j[1] * LATTICE
-    z0, z1 = i[2] * LATTICE**2, j[2] * LATTICE**2
-
-    def row(yz):
-        low = NOISE[x0 + yz]
-        return low + f[0] * (NOISE[x1 + yz] - low)
-
-    near, far = row(y0 + z0), row(y0 + z1)
-    near, far = near + f[1] * (row(y1 + z0) - near), far + f[1] * (row(y1 + z1) - far)
-    return near + f[2] * (far - near)
+    x, y, z = p - base
+    corner = (base.astype(np.int32)[:, None] + CORNER) & (LATTICE - 1)
+    value = NOISE[corner[0] + LATTICE * corner[1][:, None] + LATTICE**2 * corner[2][:, None, None]]
+    for f in (z, y, x):
+        value = value[0] + f * f * (3 - 2 * f) * (value[1] - value[0])
+    return value
 
 
 def fbm(p: np.ndarray, width: np.ndarray, octaves: int) -> np.ndarray:

@@ -36,7 +36,7 @@ def counts_add_up(result) -> bool:
 
 def test_shards_hold_exactly_what_the_folder_held(tmp_path):
     result = convert(
-        write_folder(tmp_path / "in", 12), tmp_path / "out", scale=0.001, image_format="png", shard_samples=5
+        write_folder(tmp_path / "in", 12), tmp_path / "out", depth_scale=0.001, image_format="png", shard_samples=5
     )
     assert result.found == sum(result.kept.values()) == 12 and not result.rejected and not result.warnings
     assert len(list((tmp_path / "out").glob("train-*.tar"))) == -(-result.kept["train"] // 5)
@@ -61,7 +61,7 @@ def test_jpeg_stays_close(tmp_path):
     image = cv2.resize(scene(0)[0], (160, 120), interpolation=cv2.INTER_CUBIC)
     write_png(tmp_path / "in/a.png", image)
     write_png(tmp_path / "in/a_depth.png", np.full((120, 160), 700, np.uint16))
-    convert(tmp_path / "in", tmp_path / "out", scale=0.001)
+    convert(tmp_path / "in", tmp_path / "out", depth_scale=0.001)
     assert np.abs(read(tmp_path / "out")["a"]["jpg"].astype(int) - image).mean() < 1.5
 
 
@@ -101,7 +101,7 @@ def test_every_planted_mistake_is_counted_once_with_its_reason(tmp_path):
     source = write_folder(tmp_path / "in", 20)
     for number, (spoil, _, _) in PLANTED.items():
         spoil(source / f"rgb/{number:04d}.png", source / f"depth/{number:04d}.png")
-    result = convert(source, tmp_path / "out", scale=0.001)
+    result = convert(source, tmp_path / "out", depth_scale=0.001)
     assert result.found == 20 and sum(result.kept.values()) == 9 and counts_add_up(result)
     assert set(read(tmp_path / "out")) == {f"{number:04d}" for number in range(11, 20)}
     ledger = [json.loads(line) for line in (tmp_path / "out/rejected.jsonl").read_text().splitlines()]
@@ -115,7 +115,7 @@ def test_every_planted_mistake_is_counted_once_with_its_reason(tmp_path):
     assert (
         summary["rejected"] == result.rejected
         and summary["found"] == 20
-        and summary["config"]["scale"] == 0.001
+        and summary["config"]["depth_scale"] == 0.001
     )
     assert f"rejected {len(PLANTED)}" in result.text and "rejected.jsonl" in result.text
 
@@ -141,9 +141,9 @@ def test_values_are_scaled_and_invalid_ones_become_zero(tmp_path):
         convert(tmp_path / "in", tmp_path / "out", overwrite=True, **keys)
         return read(tmp_path / "out")["a"]["depth.pco"].tolist()
 
-    assert depth(scale=0.5) == [[0.5, 0, 0, 0], [0, 49.5, 20, 0]]
-    assert depth(scale=0.5, invalid=[99]) == [[0.5, 0, 0, 0], [0, 0, 20, 0]]
-    assert depth(scale=0.5, far=20) == [[0.5, 0, 0, 0], [0, 0, 20, 0]]
+    assert depth(depth_scale=0.5) == [[0.5, 0, 0, 0], [0, 49.5, 20, 0]]
+    assert depth(depth_scale=0.5, invalid=[99]) == [[0.5, 0, 0, 0], [0, 0, 20, 0]]
+    assert depth(depth_scale=0.5, far=20) == [[0.5, 0, 0, 0], [0, 0, 20, 0]]
     assert depth(mask="ignore") == [[1, 0, 0, 0], [0, 99, 40, 7]]
     assert depth(mask_valid="zero") == [[0, 0, 0, 0], [0, 0, 0, 7]]
     with pytest.raises(InputError, match="37.5% of the pixels are valid, min_valid=0.5"):
@@ -184,7 +184,7 @@ def test_the_size_of_the_depth_decides_whether_a_photo_is_turned(turned_depth, t
     (tmp_path / "in").mkdir()
     Image.fromarray(image).save(tmp_path / "in/a.png", exif=exif)
     write_png(tmp_path / "in/a_depth.png", np.rot90(depth, -1) if turned_depth else depth)
-    result = convert(tmp_path / "in", tmp_path / "out", scale=0.001, image_format="png")
+    result = convert(tmp_path / "in", tmp_path / "out", depth_scale=0.001, image_format="png")
     np.testing.assert_array_equal(
         read(tmp_path / "out")["a"]["png"], np.rot90(image, -1) if turned_depth else image
     )
@@ -207,11 +207,11 @@ def test_a_turn_that_sizes_cannot_confirm_is_made_and_said(tmp_path):
 
 def test_units_that_cannot_be_right_are_said(tmp_path):
     source = write_folder(tmp_path / "in", 3)
-    assert "scale=0.001" in convert(source, tmp_path / "a").warnings[0]
+    assert "depth_scale=0.001" in convert(source, tmp_path / "a").warnings[0]
     assert any(
-        "median depth is" in warning for warning in convert(source, tmp_path / "b", scale=100).warnings
+        "median depth is" in warning for warning in convert(source, tmp_path / "b", depth_scale=100).warnings
     )
-    assert not convert(source, tmp_path / "c", scale=0.001).warnings
+    assert not convert(source, tmp_path / "c", depth_scale=0.001).warnings
     for path in (source / "depth").iterdir():
         write_png(path, np.full((12, 16), 9, np.uint8))
     result = convert(source, tmp_path / "d", unit="disparity")
@@ -259,7 +259,7 @@ def test_a_manifest_and_a_saved_data_set_give_the_same_arrays(tmp_path):
     (source / "pairs.csv").write_text(
         "\n".join(["image,depth,split", *lines, "rgb/gone.png,depth/0001.png,train", ""])
     )
-    listed = convert(source / "pairs.csv", tmp_path / "listed", scale=0.001, image_format="png")
+    listed = convert(source / "pairs.csv", tmp_path / "listed", depth_scale=0.001, image_format="png")
     assert listed.kept == {"train": 5, "val": 1} and listed.rejected == {"missing file": 1}
 
     def rows(numbers):
@@ -274,7 +274,7 @@ def test_a_manifest_and_a_saved_data_set_give_the_same_arrays(tmp_path):
         )
 
     datasets.DatasetDict({"train": rows(range(5)), "validation": rows([5])}).save_to_disk(tmp_path / "saved")
-    saved = convert(tmp_path / "saved", tmp_path / "from_saved", scale=0.001, image_format="png")
+    saved = convert(tmp_path / "saved", tmp_path / "from_saved", depth_scale=0.001, image_format="png")
     assert saved.kept == listed.kept and "image=rgb, depth=depth_map" in saved.pairing
     ours = sorted(read(tmp_path / "listed").items())
     theirs = sorted(read(tmp_path / "from_saved").items())
@@ -292,7 +292,7 @@ def test_a_saved_data_set_with_encoded_depth(tmp_path):
         {"image": [str(tmp_path / "a.png")], "depth": [(tmp_path / "d.png").read_bytes()]}
     )
     table.cast_column("image", datasets.Image()).save_to_disk(tmp_path / "saved")
-    convert(tmp_path / "saved", tmp_path / "out", scale=0.001)
+    convert(tmp_path / "saved", tmp_path / "out", depth_scale=0.001)
     np.testing.assert_array_equal(
         read(tmp_path / "out")["row_000000"]["depth.pco"], (depth * 0.001).astype(np.float32)
     )
@@ -360,7 +360,7 @@ def test_the_next_command_is_one_that_hydra_reads(tmp_path):
 
 
 def test_plain_webdataset_reads_the_shards_as_the_page_says(tmp_path, monkeypatch):
-    convert(write_folder(tmp_path / "in", 5), tmp_path / "data/in", scale=0.001)
+    convert(write_folder(tmp_path / "in", 5), tmp_path / "data/in", depth_scale=0.001)
     page = (Path(__file__).parents[2] / "docs/data.md").read_text()
     example = page.split("```python\n", 1)[1].split("```", 1)[0]
     monkeypatch.chdir(tmp_path)

@@ -14,13 +14,21 @@ from vstrain.config.validate import validate
 
 MOST_CHECKED = 64  # jobs of a sweep that are checked before the first one starts
 
-Check = Callable[[BaseModel, Callable[[str], str]], list[Problem]]  # (config, origin of a path) -> further problems
+Check = Callable[
+    [BaseModel, Callable[[str], str]], list[Problem]
+]  # (config, origin of a path) -> further problems
 
 
 class Command:
     """argv of one call, with the user's config folders taken out and flags told from overrides."""
 
-    def __init__(self, config_name: str, model: type[BaseModel], argv: list[str], check: Check = lambda config, origin: []):
+    def __init__(
+        self,
+        config_name: str,
+        model: type[BaseModel],
+        argv: list[str],
+        check: Check = lambda config, origin: [],
+    ):
         self.config_name, self.model, self.check = config_name, model, check
         self.dirs, rest = config_dirs(argv)
         self.flags, self.overrides = split_flags(rest)

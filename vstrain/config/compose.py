@@ -33,15 +33,13 @@ class Composer:
         self.config_dirs = [Path(path).expanduser().absolute() for path in config_dirs]
 
     def __enter__(self) -> Composer:
-        for path in self.config_dirs:
-            if not path.is_dir():
-                raise ConfigError([Problem("--config-dir", f"{path} is not a directory; expected a folder of YAML files")])
+        check_folders(self.config_dirs)
         GlobalHydra.instance().clear()
         self._context = initialize_config_module("vstrain.conf", version_base="1.3", job_name="vstrain")
         self._context.__enter__()
         self.loader = GlobalHydra.instance().config_loader()
-        for path in self.config_dirs:  # before the packaged files: the user's own win
-            self.loader.get_search_path().prepend("user", f"file://{path}")
+        for path in self.config_dirs:
+            self.loader.get_search_path().prepend("user", f"file://{path}", anchor="schema")
         self.loader.repository.initialize_sources(self.loader.get_search_path())
         self.problems: list[Problem] = []  # in the overrides themselves; the rest of them is still composed
         self.overrides = self._parse()
@@ -79,7 +77,11 @@ class Composer:
         group, options = override.key_or_group, self._options(override.key_or_group)
         values = override.sweep_string_iterator() if override.is_sweep_override() else [override.value()]
         return [
-            Problem(group, f"no choice {value!r}; {nearest(str(value), options)}", f"override {override.input_line!r}")
+            Problem(
+                group,
+                f"no choice {value!r}; {nearest(str(value), options)}",
+                f"override {override.input_line!r}",
+            )
             for value in values
             if value is not None and not isinstance(value, list) and str(value) not in options
         ]
@@ -88,7 +90,9 @@ class Composer:
         """The overrides as Hydra gets them: value overrides forced, so that unknown keys reach the validation."""
         out = []
         for text, override in zip(self.texts, self.overrides, strict=True):
-            free = self.is_group(override) or override.is_delete() or override.key_or_group.startswith("hydra")
+            free = (
+                self.is_group(override) or override.is_delete() or override.key_or_group.startswith("hydra")
+            )
             out.append(text if free else "++" + text.lstrip("+"))
         return out
 
@@ -131,6 +135,20 @@ class Composer:
             if (folder / f"{config_path}.yaml").is_file():
                 return str(folder / f"{config_path}.yaml")
         return f"conf/{config_path}.yaml"
+
+
+def check_folders(folders: list[Path]) -> None:
+    """The user's config folders exist, and no file of theirs has the name of a packaged one."""
+    problems = []
+    for folder in folders:
+        if not folder.is_dir():
+            problems.append(Problem("--config-dir", f"{folder} is not a directory; expected a folder of YAML files"))
+        for file in sorted(folder.rglob("*.yaml")):
+            if (CONF / file.relative_to(folder)).exists():
+                sentence = f"{file} has the name of a packaged file, which would win; rename it"
+                problems.append(Problem("--config-dir", sentence))
+    if problems:
+        raise ConfigError(problems)
 
 
 def _has(config: DictConfig, path: str) -> bool:

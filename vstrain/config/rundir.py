@@ -1,10 +1,10 @@
 """The run directory: what the parent writes, the worker reads, and `status` looks at.
 
-    resolved.yaml   the whole configuration, as used
-    stamp.json      what ran: versions, git commit, data fingerprint, host, command
-    state.json      how it stands: status (created | running | finished | stopped | failed), step, error
-    metrics.jsonl   one object a line: step, train/…, val/…
-    checkpoints/ pictures/ logs/ tensorboard/
+resolved.yaml   the whole configuration, as used
+stamp.json      what ran: versions, git commit, data fingerprint, host, command
+state.json      how it stands: status (created | running | finished | stopped | failed), step, error
+metrics.jsonl   one object a line: step, train/…, val/…
+checkpoints/ pictures/ logs/ tensorboard/
 """
 
 from __future__ import annotations
@@ -25,7 +25,17 @@ from pydantic import BaseModel
 
 from vstrain.config.problems import ConfigError, Problem
 
-PACKAGES = ("vstrain", "torch", "lightning", "hydra-core", "diffusers", "transformers", "numpy", "deepspeed", "xformers")
+PACKAGES = (
+    "vstrain",
+    "torch",
+    "lightning",
+    "hydra-core",
+    "diffusers",
+    "transformers",
+    "numpy",
+    "deepspeed",
+    "xformers",
+)
 
 
 def create(config: BaseModel, root: Path, explicit: Path | None, extra: dict) -> Path:
@@ -34,8 +44,15 @@ def create(config: BaseModel, root: Path, explicit: Path | None, extra: dict) ->
     if explicit is not None:
         path = Path(explicit).absolute()
         if (path / "resolved.yaml").exists():
-            raise ConfigError([Problem("run.dir", f"{path} already holds a run; continue it with `vstrain train resume={path}`, "
-                                       "or name another directory")])
+            raise ConfigError(
+                [
+                    Problem(
+                        "run.dir",
+                        f"{path} already holds a run; continue it with `vstrain train resume={path}`, "
+                        "or name another directory",
+                    )
+                ]
+            )
         path.mkdir(parents=True, exist_ok=True)
     else:
         path = _fresh(root.absolute(), hashlib.sha256(text.encode()).hexdigest()[:4])
@@ -68,7 +85,14 @@ def load(path: Path) -> dict:
     """resolved.yaml of a run directory."""
     file = Path(path) / "resolved.yaml"
     if not file.is_file():
-        raise ConfigError([Problem(str(path), "not a run directory: resolved.yaml is missing; give a folder such as runs/<experiment>/<id>")])
+        raise ConfigError(
+            [
+                Problem(
+                    str(path),
+                    "not a run directory: resolved.yaml is missing; give a folder such as runs/<experiment>/<id>",
+                )
+            ]
+        )
     return yaml.safe_load(file.read_text())
 
 
@@ -110,7 +134,9 @@ def git_state(folder: Path) -> dict | None:
     """Commit of the code that runs and whether it differs from that commit; None outside a checkout."""
 
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     if not (folder / ".git").exists():
         return None

@@ -144,9 +144,13 @@ class TrainConfig(Strict):
                 f"{self.trainer.accumulate} x {self.trainer.devices}"
             )
         if self.strategy.name == "single" and self.trainer.devices > 1:
-            raise ValueError(f"strategy=single runs on one device, trainer.devices={self.trainer.devices}; use strategy=ddp")
+            raise ValueError(
+                f"strategy=single runs on one device, trainer.devices={self.trainer.devices}; use strategy=ddp"
+            )
         if self.data.source == "shards" and not (self.data.train.urls and self.data.val.urls):
-            raise ValueError("data=shards needs data.train.urls and data.val.urls, each a list such as '[folder/train-*.tar]'")
+            raise ValueError(
+                "data=shards needs data.train.urls and data.val.urls, each a list such as '[folder/train-*.tar]'"
+            )
         return self
 
 
@@ -184,5 +188,9 @@ class ExportConfig(Job):
 
 
 MODELS: dict[str, type[Strict]] = {
-    "train": TrainConfig, "plan": PlanConfig, "predict": PredictConfig, "eval": EvalConfig, "export": ExportConfig,
+    "train": TrainConfig,
+    "plan": PlanConfig,
+    "predict": PredictConfig,
+    "eval": EvalConfig,
+    "export": ExportConfig,
 }

@@ -16,13 +16,17 @@ from vstrain.config.schema import SystemConfig
 Origin = Callable[[str], str]
 
 
-def validate(config: DictConfig | dict, model: type[BaseModel], origin: Origin = lambda path: "") -> BaseModel:
+def validate(
+    config: DictConfig | dict, model: type[BaseModel], origin: Origin = lambda path: ""
+) -> BaseModel:
     """`config` as an instance of `model`. The node `system`, if there is one, is checked against the Config of its module.
     Raises ConfigError with every problem."""
     try:
         values = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
     except OmegaConfBaseException as error:
-        raise ConfigError([Problem(str(getattr(error, "full_key", "") or "config"), str(error).splitlines()[0])]) from error
+        raise ConfigError(
+            [Problem(str(getattr(error, "full_key", "") or "config"), str(error).splitlines()[0])]
+        ) from error
     problems: list[Problem] = []
     if "system" in model.model_fields:
         model = with_system(model, values, problems, origin)
@@ -35,7 +39,9 @@ def validate(config: DictConfig | dict, model: type[BaseModel], origin: Origin =
     return checked
 
 
-def with_system(model: type[BaseModel], values: dict, problems: list[Problem], origin: Origin) -> type[BaseModel]:
+def with_system(
+    model: type[BaseModel], values: dict, problems: list[Problem], origin: Origin
+) -> type[BaseModel]:
     """`model` with the field `system` typed as the Config class of the named system package."""
     name = (values.get("system") or {}).get("module")
     if not isinstance(name, str):
@@ -43,11 +49,21 @@ def with_system(model: type[BaseModel], values: dict, problems: list[Problem], o
     try:
         config_class = importlib.import_module(f"{name}.config").Config
     except (ImportError, AttributeError) as error:
-        problems.append(Problem("system.module", f"cannot use {name!r} ({error}); expected a Python package with config.py that "
-                                "holds a class Config, importable from here", origin("system.module")))
+        problems.append(
+            Problem(
+                "system.module",
+                f"cannot use {name!r} ({error}); expected a Python package with config.py that "
+                "holds a class Config, importable from here",
+                origin("system.module"),
+            )
+        )
         return create_model(model.__name__, __base__=model, system=(dict, ...))
     if not issubclass(config_class, SystemConfig):
-        problems.append(Problem("system.module", f"{name}.config.Config must inherit from vstrain.config.schema.SystemConfig"))
+        problems.append(
+            Problem(
+                "system.module", f"{name}.config.Config must inherit from vstrain.config.schema.SystemConfig"
+            )
+        )
     return create_model(model.__name__, __base__=model, system=(config_class, ...))
 
 
@@ -57,10 +73,16 @@ def problem(detail: dict, model: type[BaseModel], origin: Origin, prefix: str = 
     path = prefix + ".".join(loc) or "config"
     if detail["type"] == "extra_forbidden":
         parent = _model_at(model, loc[:-1])
-        siblings = [path.rpartition(".")[0] + "." * ("." in path) + name for name in parent.model_fields] if parent else []
+        siblings = (
+            [path.rpartition(".")[0] + "." * ("." in path) + name for name in parent.model_fields]
+            if parent
+            else []
+        )
         return Problem(path, f"no such key; {nearest(path, siblings)}", origin(path))
     if detail["type"] == "missing" or detail["input"] == "???":
-        return Problem(path, f"missing; set {path}=… ({_wanted(detail).partition(',')[0]})", origin(path), missing=True)
+        return Problem(
+            path, f"missing; set {path}=… ({_wanted(detail).partition(',')[0]})", origin(path), missing=True
+        )
     if detail["type"] == "value_error":
         return Problem(path, str(detail["ctx"]["error"]), origin(path))
     return Problem(path, f"{_wanted(detail)}, got {detail['input']!r}", origin(path))
@@ -77,10 +99,12 @@ def _model_at(model: type[BaseModel], loc: list[str]) -> type[BaseModel] | None:
         fields = model.model_fields
         if part not in fields:
             return None
-        found = [t for t in (fields[part].annotation, *typing.get_args(fields[part].annotation))
-                 if isinstance(t, type) and issubclass(t, BaseModel)]
+        found = [
+            t
+            for t in (fields[part].annotation, *typing.get_args(fields[part].annotation))
+            if isinstance(t, type) and issubclass(t, BaseModel)
+        ]
         if not found:
             return None
         model = found[0]
     return model
-

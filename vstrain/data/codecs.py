@@ -24,7 +24,9 @@ def encode(name: str, value, *, quality: int = 92, fps: float = 8.0) -> bytes:
         case "jpg":
             import simplejpeg
 
-            return simplejpeg.encode_jpeg(np.ascontiguousarray(value), quality=quality, colorsubsampling="444")
+            return simplejpeg.encode_jpeg(
+                np.ascontiguousarray(value), quality=quality, colorsubsampling="444"
+            )
         case "png":
             return _cv2_encode(".png", value, [])
         case "webp":
@@ -99,7 +101,9 @@ def _pco_encode(value: np.ndarray) -> bytes:
     from pcodec import ChunkConfig, standalone
 
     code = np.dtype(value.dtype).str.encode()
-    header = struct.pack(f"<4sB{len(code)}sB{value.ndim}I", b"PCO1", len(code), code, value.ndim, *value.shape)
+    header = struct.pack(
+        f"<4sB{len(code)}sB{value.ndim}I", b"PCO1", len(code), code, value.ndim, *value.shape
+    )
     return header + standalone.simple_compress(np.ascontiguousarray(value).ravel(), ChunkConfig())
 
 
@@ -113,7 +117,9 @@ def _pco_decode(data: bytes) -> np.ndarray:
     shape = struct.unpack_from(f"<{data[at]}I", data, at + 1)
     flat = standalone.simple_decompress(data[at + 1 + 4 * data[at] :])
     if flat is None or flat.dtype != dtype:
-        raise ValueError(f"a .pco member holds {None if flat is None else flat.dtype}, its header says {dtype}")
+        raise ValueError(
+            f"a .pco member holds {None if flat is None else flat.dtype}, its header says {dtype}"
+        )
     return flat.reshape(shape)
 
 
@@ -124,20 +130,26 @@ def _npz_encode(value: dict[str, np.ndarray]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in sorted(value):
-            archive.writestr(zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), encode("npy", value[name]),
-                             zipfile.ZIP_DEFLATED)
+            archive.writestr(
+                zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)),
+                encode("npy", value[name]),
+                zipfile.ZIP_DEFLATED,
+            )
     return buffer.getvalue()
 
 
 def _mp4_encode(frames: np.ndarray, fps: float) -> bytes:
-    import av
-
     from fractions import Fraction
+
+    import av
 
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001),
-                                      options={"crf": "16", "g": str(GOP), "threads": "1"})
+        stream = container.add_stream(
+            "libx264",
+            rate=Fraction(fps).limit_denominator(1001),
+            options={"crf": "16", "g": str(GOP), "threads": "1"},
+        )
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv444p"
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))

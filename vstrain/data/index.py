@@ -31,9 +31,11 @@ def expand(urls: list[str]) -> list[Path]:
     paths: list[Path] = []
     for url in urls:
         for pattern in braceexpand.braceexpand(str(url)):
-            found = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]
+            found = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]  # noqa: PTH207
             if not found:
-                raise DataError(f"{pattern}: no shard matches this pattern; give the path of existing .tar files")
+                raise DataError(
+                    f"{pattern}: no shard matches this pattern; give the path of existing .tar files"
+                )
             paths += map(Path, found)
     if missing := [path for path in paths if not path.is_file()]:
         raise DataError(f"{missing[0]}: no such shard; give the path of existing .tar files")
@@ -43,11 +45,19 @@ def expand(urls: list[str]) -> list[Path]:
 
 
 class Index:
-    """shards: list of paths; fields: member names; per sample n: shard[n], key, hash[n] (xxh3_64 over its members in tar order) and
-    members first[n]:first[n + 1] with field[m], offset[m], size[m] (bytes in the tar)."""
+    """shards: list of paths; fields: member names; per sample n: shard[n], key, hash[n] (xxh3_64 over its members in
+    tar order) and members first[n]:first[n + 1] with field[m], offset[m], size[m] (bytes in the tar)."""
 
-    ARRAYS = {"shard": "<u4", "hash": "<u8", "first": "<u8", "key_end": "<u8", "keys": "u1", "field": "<u2", "offset": "<u8",
-              "size": "<u8"}
+    ARRAYS = {
+        "shard": "<u4",
+        "hash": "<u8",
+        "first": "<u8",
+        "key_end": "<u8",
+        "keys": "u1",
+        "field": "<u2",
+        "offset": "<u8",
+        "size": "<u8",
+    }
 
     def __init__(self, shards: list[Path], fields: list[str], arrays: dict[str, np.ndarray]):
         self.shards, self.fields = shards, fields
@@ -65,7 +75,10 @@ class Index:
     def members(self, n: int) -> list[tuple[str, int, int]]:
         """(member name, offset, size) of sample n."""
         span = slice(int(self.first[n]), int(self.first[n + 1]))
-        return [(self.fields[f], int(o), int(s)) for f, o, s in zip(self.field[span], self.offset[span], self.size[span], strict=True)]
+        return [
+            (self.fields[f], int(o), int(s))
+            for f, o, s in zip(self.field[span], self.offset[span], self.size[span], strict=True)
+        ]
 
     @property
     def fingerprint(self) -> str:
@@ -113,8 +126,11 @@ class Index:
 
     def save(self) -> Path:
         """Write the sidecar beside the first shard, atomically."""
-        header = {"fields": self.fields, "shards": _stat(self.shards),
-                  "arrays": {name: len(array) for name, array in self.arrays.items()}}
+        header = {
+            "fields": self.fields,
+            "shards": _stat(self.shards),
+            "arrays": {name: len(array) for name, array in self.arrays.items()},
+        }
         text = json.dumps(header, sort_keys=True).encode()
         text += b" " * (-(len(text) + 16) % 8)
         path = sidecar(self.shards)

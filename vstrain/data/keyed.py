@@ -22,22 +22,24 @@ def rng(key: int, purpose: str) -> np.random.Generator:
 
 def normal(keys, shape: tuple[int, ...], purpose: str):
     """Standard normal torch tensor (B, *shape), float32, on the device of `keys` (B,) int64; row b depends on keys[b] alone."""
-    import torch
-
-    rows = [rng(key, purpose).standard_normal(shape, dtype=np.float32) for key in keys.tolist()]
-    return torch.from_numpy(np.stack(rows)).to(keys.device)
+    return _rows(keys, shape, lambda key: rng(key, purpose).standard_normal(shape, dtype=np.float32))
 
 
 def uniform(keys, purpose: str, shape: tuple[int, ...] = ()):
     """Uniform [0, 1) torch tensor (B, *shape), float32, keyed as `normal`."""
-    import torch
-
-    rows = [rng(key, purpose).random(shape, dtype=np.float32) for key in keys.tolist()]
-    return torch.from_numpy(np.stack([np.asarray(row) for row in rows])).to(keys.device)
+    return _rows(keys, shape, lambda key: rng(key, purpose).random(shape, dtype=np.float32))
 
 
 def integers(keys, low: int, high: int, purpose: str):
     """Integers in [low, high), torch int64 (B,), keyed as `normal`."""
+    return _rows(keys, (), lambda key: rng(key, purpose).integers(low, high))
+
+
+def _rows(keys, shape: tuple[int, ...], draw):
+    """One row a key, stacked. Keys on the meta device (`vstrain plan`) give a tensor without values."""
     import torch
 
-    return torch.tensor([int(rng(key, purpose).integers(low, high)) for key in keys.tolist()], device=keys.device)
+    if keys.device.type == "meta":
+        dtype = torch.from_numpy(np.asarray(draw(0))).dtype
+        return torch.empty((len(keys), *shape), dtype=dtype, device="meta")
+    return torch.from_numpy(np.stack([np.asarray(draw(key)) for key in keys.tolist()])).to(keys.device)

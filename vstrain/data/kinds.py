@@ -61,7 +61,9 @@ DragSample = TypedDict(
         # {"handles": [[x, y], ...], "targets": [[x, y], ...], "src_index": int, "tgt_index": int, "tracker": "exact", ...}
         "points.json": dict,
         "mp4": NotRequired[np.ndarray],  # uint8 (T, H, W, 3): the whole short video
-        "tracks.npz": NotRequired[dict],  # {"xy": float32 (T, N, 2), "visible": bool (T, N), "moving": bool (T, H, W)}
+        "tracks.npz": NotRequired[
+            dict
+        ],  # {"xy": float32 (T, N, 2), "visible": bool (T, N), "moving": bool (T, H, W)}
         "meta.json": dict,  # {"camera": "still" | "moving", "video": str, "licence": str, ...}
     },
 )
@@ -84,9 +86,17 @@ KINDS = {
     for kind in (
         Kind("depth", ("depth.pco", "json"), one_of=("jpg", "png", "webp"), optional=("mask.png",)),
         Kind("story", ("mp4", "json")),
-        Kind("multiview", ("camera.json", "meta.json", "txt"), numbered=("rgba_{}.png",),
-             optional=("normal_{}.png", "depth_{}.npy")),
-        Kind("drag", ("src.webp", "tgt.webp", "mask.png", "points.json", "meta.json"), optional=("mp4", "tracks.npz")),
+        Kind(
+            "multiview",
+            ("camera.json", "meta.json", "txt"),
+            numbered=("rgba_{}.png",),
+            optional=("normal_{}.png", "depth_{}.npy"),
+        ),
+        Kind(
+            "drag",
+            ("src.webp", "tgt.webp", "mask.png", "points.json", "meta.json"),
+            optional=("mp4", "tracks.npz"),
+        ),
     )
 }
 
@@ -101,7 +111,12 @@ def check(kind: str, sample: dict[str, Any]) -> None:
     if not isinstance(key, str) or not key or "." in key or "/" in key:
         raise SampleError(f"sample key {key!r}: expected a name without dots and slashes")
     members = set(sample) - {"__key__"}
-    numbered = {pattern.format(f"{i:03d}") for pattern in (*spec.numbered, *spec.optional) if "{}" in pattern for i in range(1000)}
+    numbered = {
+        pattern.format(f"{i:03d}")
+        for pattern in (*spec.numbered, *spec.optional)
+        if "{}" in pattern
+        for i in range(1000)
+    }
     allowed = {*spec.required, *spec.one_of, *spec.optional, *numbered}
     if extra := sorted(members - allowed):
         raise SampleError(f"sample {key}: member {extra[0]!r} does not belong to kind {kind!r}")

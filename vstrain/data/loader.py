@@ -20,7 +20,9 @@ from vstrain.data.keyed import draw_key, rng
 from vstrain.data.order import Order
 from vstrain.data.reader import DamagedSample, Reader
 
-Prepare = Callable[[dict, np.random.Generator], dict]  # a system's `prepare` with its config and mode filled in
+Prepare = Callable[
+    [dict, np.random.Generator], dict
+]  # a system's `prepare` with its config and mode filled in
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,9 @@ class Quarantine:
             with self.path.open("a") as file:
                 file.write(line + "\n")
         if len(self.seen) > self.limit:
-            raise DataError(f"{damage.shard}: {len(self.seen)} damaged samples, more than the {self.limit} allowed; see {self.path}")
+            raise DataError(
+                f"{damage.shard}: {len(self.seen)} damaged samples, more than the {self.limit} allowed; see {self.path}"
+            )
 
 
 class Positions(Dataset):
@@ -56,14 +60,31 @@ class Positions(Dataset):
 
     ATTEMPTS = 16
 
-    def __init__(self, reader: Reader, order: Callable[[int], tuple[int, int]], prepare: Prepare, seed: int, quarantine: Quarantine):
-        self.reader, self.order, self.prepare, self.seed, self.quarantine = reader, order, prepare, seed, quarantine
+    def __init__(
+        self,
+        reader: Reader,
+        order: Callable[[int], tuple[int, int]],
+        prepare: Prepare,
+        seed: int,
+        quarantine: Quarantine,
+    ):
+        self.reader, self.order, self.prepare, self.seed, self.quarantine = (
+            reader,
+            order,
+            prepare,
+            seed,
+            quarantine,
+        )
 
     def __getitem__(self, position: int) -> dict:
         for attempt in range(self.ATTEMPTS):
             epoch, sample_id = self.order(position)
             if attempt:
-                sample_id = int(rng(draw_key(self.seed, epoch, sample_id), f"replace {attempt}").integers(len(self.reader.index)))
+                sample_id = int(
+                    rng(draw_key(self.seed, epoch, sample_id), f"replace {attempt}").integers(
+                        len(self.reader.index)
+                    )
+                )
             key = draw_key(self.seed, epoch, sample_id)
             try:
                 sample = self.reader.read(sample_id)
@@ -72,7 +93,9 @@ class Positions(Dataset):
                 self.quarantine.add(damage)
                 continue
             return {**item, "key": np.int64(key)}
-        raise DataError(f"{self.ATTEMPTS} damaged samples in a row at position {position}; see {self.quarantine.path}")
+        raise DataError(
+            f"{self.ATTEMPTS} damaged samples in a row at position {position}; see {self.quarantine.path}"
+        )
 
 
 class TrainPlan:
@@ -81,7 +104,9 @@ class TrainPlan:
     def __init__(self, batch_size: int, accumulate: int, share: Share, start_step: int, steps: int):
         parts = accumulate * share.world
         if batch_size % parts:
-            raise DataError(f"data.batch_size={batch_size} must be a multiple of trainer.accumulate x ranks = {accumulate} x {share.world}")
+            raise DataError(
+                f"data.batch_size={batch_size} must be a multiple of trainer.accumulate x ranks = {accumulate} x {share.world}"
+            )
         self.batch_size, self.accumulate, self.share = batch_size, accumulate, share
         self.local = batch_size // parts
         self.start_step, self.steps = start_step, steps
@@ -141,19 +166,44 @@ def open_index(urls: list[str], what: str) -> Index:
     return index
 
 
-def train_batches(index: Index, prepare: Prepare, *, seed: int, block: int, batch_size: int, accumulate: int, steps: int,
-                  start_step: int, share: Share, workers: int, quarantine: Path | None) -> DataLoader:
+def train_batches(
+    index: Index,
+    prepare: Prepare,
+    *,
+    seed: int,
+    block: int,
+    batch_size: int,
+    accumulate: int,
+    steps: int,
+    start_step: int,
+    share: Share,
+    workers: int,
+    quarantine: Path | None,
+) -> DataLoader:
     """Micro-batches of this rank from optimiser step `start_step` to `steps`; workers: decoding processes."""
     order = Order(len(index), seed, block)
-    data = Positions(Reader(index), order.sample_at, prepare, seed, Quarantine(quarantine, max(1, len(index) // 100)))
+    data = Positions(
+        Reader(index), order.sample_at, prepare, seed, Quarantine(quarantine, max(1, len(index) // 100))
+    )
     return _loader(data, TrainPlan(batch_size, accumulate, share, start_step, steps), workers)
 
 
-def val_batches(index: Index, prepare: Prepare, *, seed: int, samples: int | None, batch_size: int, share: Share, workers: int,
-                quarantine: Path | None = None) -> DataLoader:
+def val_batches(
+    index: Index,
+    prepare: Prepare,
+    *,
+    seed: int,
+    samples: int | None,
+    batch_size: int,
+    share: Share,
+    workers: int,
+    quarantine: Path | None = None,
+) -> DataLoader:
     """The first `samples` (None: all) in shard order; draws are the same at every validation."""
     samples = min(samples or len(index), len(index))
-    data = ValPositions(samples, Reader(index), _in_order, prepare, seed, Quarantine(quarantine, max(1, len(index) // 100)))
+    data = ValPositions(
+        samples, Reader(index), _in_order, prepare, seed, Quarantine(quarantine, max(1, len(index) // 100))
+    )
     return _loader(data, ValPlan(samples, batch_size, share), workers)
 
 
@@ -162,8 +212,15 @@ def _in_order(position: int) -> tuple[int, int]:
 
 
 def _loader(data: Dataset, plan, workers: int) -> DataLoader:
-    return DataLoader(data, batch_sampler=plan, num_workers=workers, collate_fn=collate, worker_init_fn=_single_thread,
-                      pin_memory=torch.cuda.is_available(), prefetch_factor=4 if workers else None)
+    return DataLoader(
+        data,
+        batch_sampler=plan,
+        num_workers=workers,
+        collate_fn=collate,
+        worker_init_fn=_single_thread,
+        pin_memory=torch.cuda.is_available(),
+        prefetch_factor=4 if workers else None,
+    )
 
 
 def _single_thread(worker: int) -> None:

@@ -23,8 +23,15 @@ class ShardWriter:
     An exception inside the `with` block leaves finished shards alone and removes the one being written.
     """
 
-    def __init__(self, directory: Path, split: str, kind: str, max_count: int = 1000, max_bytes: int = 400_000_000,
-                 jpeg_quality: int = 92):
+    def __init__(
+        self,
+        directory: Path,
+        split: str,
+        kind: str,
+        max_count: int = 1000,
+        max_bytes: int = 400_000_000,
+        jpeg_quality: int = 92,
+    ):
         self.directory, self.split, self.kind = Path(directory), split, kind
         self.max_count, self.max_bytes, self.jpeg_quality = max_count, max_bytes, jpeg_quality
         self.count = 0

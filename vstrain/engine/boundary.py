@@ -27,13 +27,23 @@ class NotFinite(RuntimeError):
 class StepBoundary(Callback):
     """The one callback of a run. `stopped` says whether it ended early on a signal."""
 
-    def __init__(self, config: TrainConfig, run_dir: Path, batches: build.Batches, stop: guards.StopFlag, start_step: int):
-        self.config, self.run_dir, self.batches, self.stop, self.start_step = config, run_dir, batches, stop, start_step
+    def __init__(
+        self,
+        config: TrainConfig,
+        run_dir: Path,
+        batches: build.Batches,
+        stop: guards.StopFlag,
+        start_step: int,
+        facts: dict[str, str],
+    ):
+        self.config, self.run_dir, self.batches = config, run_dir, batches
+        self.stop, self.start_step, self.facts = stop, start_step, facts
         self.stopped = False
         self.validation: dict[str, float] = {}
         self._metrics: list[dict[str, torch.Tensor]] = []
 
     def on_train_start(self, trainer: Trainer, system: System) -> None:
+        guards.check_same(self.facts)
         self.stop.install()  # after Lightning has put its own handlers in place
         self.progress = StepProgress(self.config.trainer.max_steps, self.start_step)
         self._window = (time.monotonic(), self.start_step)
@@ -41,20 +51,32 @@ class StepBoundary(Callback):
     def on_train_batch_start(self, trainer: Trainer, system: System, batch: dict, batch_idx: int) -> None:
         """Rates and what is left to global random state (dropout) are functions of the counter, not of history."""
         config, step = self.config, trainer.global_step
-        torch.manual_seed(draw_key(config.seed, step, trainer.global_rank * config.trainer.accumulate + batch_idx % config.trainer.accumulate))
+        torch.manual_seed(
+            draw_key(
+                config.seed,
+                step,
+                trainer.global_rank * config.trainer.accumulate + batch_idx % config.trainer.accumulate,
+            )
+        )
         factor = build.rate_factor(config.schedule, step, config.trainer.max_steps)
         for optimizer in trainer.optimizers:
             build.set_learning_rate(optimizer, config.optim, factor)
 
-    def on_train_batch_end(self, trainer: Trainer, system: System, outputs: dict, batch: dict, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, system: System, outputs: dict, batch: dict, batch_idx: int
+    ) -> None:
         self._metrics.append(outputs["metrics"])
         if (batch_idx + 1) % self.config.trainer.accumulate:
             return
         step, last = trainer.global_step, trainer.global_step == self.config.trainer.max_steps
-        verdict = guards.agree(self.stop.raised is not None, all(bool(torch.isfinite(m["loss"])) for m in self._metrics))
+        verdict = guards.agree(
+            self.stop.raised is not None, all(bool(torch.isfinite(m["loss"])) for m in self._metrics)
+        )
         if verdict.broken_ranks:
-            raise NotFinite(f"the loss of rank {verdict.broken_ranks[0]} is not finite at step {step}; lower optim.lr or set "
-                            "optim.clip, and resume")
+            raise NotFinite(
+                f"the loss of rank {verdict.broken_ranks[0]} is not finite at step {step}; lower optim.lr or set "
+                "optim.clip, and resume"
+            )
         logged = step % self.config.trainer.log_every == 0 or last
         loss = self._log(trainer, step) if logged else None
         self.progress.step(step, loss, logged)
@@ -79,14 +101,19 @@ class StepBoundary(Callback):
     def _log(self, trainer: Trainer, step: int) -> float:
         """Means over the micro-batches and ranks of this step; returns the loss."""
         names = sorted(self._metrics[0])
-        rows = torch.stack([torch.stack([metrics[name].float() for name in names]) for metrics in self._metrics])
+        rows = torch.stack(
+            [torch.stack([metrics[name].float() for name in names]) for metrics in self._metrics]
+        )
         values = dict(zip(names, guards.mean_over_ranks(rows.mean(0)).tolist(), strict=True))
         now = time.monotonic()
         pace = (step - self._window[1]) / (now - self._window[0])
         self._window = (now, step)
         metrics = {f"train/{name}": value for name, value in values.items()}
-        metrics |= {"lr": trainer.optimizers[0].param_groups[0]["lr"], "samples_seen": step * self.config.data.batch_size,
-                    "time/samples_per_second": pace * self.config.data.batch_size}
+        metrics |= {
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "samples_seen": step * self.config.data.batch_size,
+            "time/samples_per_second": pace * self.config.data.batch_size,
+        }
         self._write(trainer, metrics, step)
         return values["loss"]
 
@@ -98,11 +125,17 @@ class StepBoundary(Callback):
         config = self.config.callbacks.validation
         share = build.share()
         batches = self.batches.val(share, config.samples)
-        metrics, pictures = validate(system, batches, trainer.precision_plugin.val_step_context, config.pictures and share.rank == 0)
+        metrics, pictures = validate(
+            system, batches, trainer.precision_plugin.val_step_context, config.pictures and share.rank == 0
+        )
         self.validation = {f"val/{name}": value for name, value in metrics.items()}
         self._write(trainer, self.validation, step)
         if share.rank == 0:
-            log.info("step %d  %s", step, "  ".join(f"{name} {value:.4f}" for name, value in self.validation.items()))
+            log.info(
+                "step %d  %s",
+                step,
+                "  ".join(f"{name} {value:.4f}" for name, value in self.validation.items()),
+            )
             save_pictures(self.run_dir / "pictures", pictures, f"step-{step:08d}-")
 
     def _save(self, trainer: Trainer, step: int) -> None:

@@ -16,6 +16,8 @@ from vstrain.data import loader
 from vstrain.data.loader import Share
 from vstrain.system import ParamGroup, System
 
+ALONE = Share()
+
 
 def part(config: SystemConfig, name: str) -> ModuleType:
     """Module `name` (prepare, module, predict, …) of the configured system."""
@@ -37,9 +39,15 @@ def build_system(config: TrainConfig) -> System:
 def make_optimizer(optim: Optim, groups: list[ParamGroup]) -> torch.optim.Optimizer:
     """Every group keeps `lr_scale`, so that `set_learning_rate` can set its rate at any step."""
     parameters = [
-        {"params": group.params, "name": group.name, "lr": optim.lr * group.lr_scale, "lr_scale": group.lr_scale,
-         "weight_decay": optim.weight_decay if group.weight_decay is None else group.weight_decay}
-        for group in groups if group.params
+        {
+            "params": group.params,
+            "name": group.name,
+            "lr": optim.lr * group.lr_scale,
+            "lr_scale": group.lr_scale,
+            "weight_decay": optim.weight_decay if group.weight_decay is None else group.weight_decay,
+        }
+        for group in groups
+        if group.params
     ]
     kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[optim.name]
     return kind(parameters, lr=optim.lr, betas=optim.betas, eps=optim.eps)
@@ -83,20 +91,39 @@ class Batches:
     def fingerprint(self) -> str:
         return f"{self.train_index.fingerprint}-{self.val_index.fingerprint}"
 
-    def train(self, start_step: int = 0, steps: int | None = None, share: Share = Share(), workers: int | None = None):  # noqa: B008
+    def train(
+        self,
+        start_step: int = 0,
+        steps: int | None = None,
+        share: Share = ALONE,
+        workers: int | None = None,
+    ):
         data, trainer = self.config.data, self.config.trainer
         return loader.train_batches(
-            self.train_index, Prepare(self.prepare, self.config.system, True), seed=self.config.seed, block=data.block,
-            batch_size=data.batch_size, accumulate=trainer.accumulate, steps=trainer.max_steps if steps is None else steps,
-            start_step=start_step, share=share, workers=data.workers if workers is None else workers,
+            self.train_index,
+            Prepare(self.prepare, self.config.system, True),
+            seed=self.config.seed,
+            block=data.block,
+            batch_size=data.batch_size,
+            accumulate=trainer.accumulate,
+            steps=trainer.max_steps if steps is None else steps,
+            start_step=start_step,
+            share=share,
+            workers=data.workers if workers is None else workers,
             quarantine=self._ledger(),
         )
 
-    def val(self, share: Share = Share(), samples: int | None = None):  # noqa: B008
+    def val(self, share: Share = ALONE, samples: int | None = None):
         data = self.config.data
         return loader.val_batches(
-            self.val_index, Prepare(self.prepare, self.config.system, False), seed=self.config.seed, samples=samples,
-            batch_size=data.val_batch_size, share=share, workers=data.workers, quarantine=self._ledger(),
+            self.val_index,
+            Prepare(self.prepare, self.config.system, False),
+            seed=self.config.seed,
+            samples=samples,
+            batch_size=data.val_batch_size,
+            share=share,
+            workers=data.workers,
+            quarantine=self._ledger(),
         )
 
     def _ledger(self) -> Path | None:

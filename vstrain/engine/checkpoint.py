@@ -38,8 +38,11 @@ class AtomicCheckpointIO(CheckpointIO):
             state = dict(checkpoint)
             save_file(separate(state.pop("state_dict")), temporary / WEIGHTS)
             torch.save(state, temporary / STATE)
-            meta = self.facts | {"step": checkpoint["global_step"], "samples_seen": checkpoint["samples_seen"],
-                                 "files": {name: checksum(temporary / name) for name in (WEIGHTS, STATE)}}
+            meta = self.facts | {
+                "step": checkpoint["global_step"],
+                "samples_seen": checkpoint["samples_seen"],
+                "files": {name: checksum(temporary / name) for name in (WEIGHTS, STATE)},
+            }
             (temporary / META).write_text(json.dumps(meta, indent=2))
             for file in temporary.iterdir():
                 sync(file)
@@ -47,8 +50,10 @@ class AtomicCheckpointIO(CheckpointIO):
             temporary.rename(path)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            raise InputError(f"{path}: cannot write the checkpoint ({error}); earlier checkpoints are untouched; free disk space "
-                             "and resume") from error
+            raise InputError(
+                f"{path}: cannot write the checkpoint ({error}); earlier checkpoints are untouched; free disk space "
+                "and resume"
+            ) from error
 
     def load_checkpoint(self, path, map_location=None, weights_only=None) -> dict:
         path = Path(path)
@@ -66,7 +71,7 @@ def separate(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     for name, tensor in tensors.items():
         shared = tensor.untyped_storage().data_ptr() in seen
         seen.add(tensor.untyped_storage().data_ptr())
-        out[name] = tensor.detach().clone() if shared else tensor.detach().contiguous()
+        out[name] = tensor.detach().clone(memory_format=torch.contiguous_format) if shared else tensor.detach().contiguous()
     return out
 
 
@@ -116,7 +121,9 @@ def latest(run_dir: Path) -> tuple[Path, dict] | None:
             return path, facts
         log.warning("%s is damaged or half-written; using the checkpoint before it", path)
     if candidates:
-        raise InputError(f"{folder}: none of its {len(candidates)} checkpoints is whole; restore one or start a new run")
+        raise InputError(
+            f"{folder}: none of its {len(candidates)} checkpoints is whole; restore one or start a new run"
+        )
     return None
 
 
@@ -128,10 +135,14 @@ def find(path: Path) -> tuple[Path, Path]:
     else:
         run_dir = path.parent if path.name == "checkpoints" else path
         if not (run_dir / "resolved.yaml").is_file():
-            raise InputError(f"ckpt={path}: expected a run directory or one of its checkpoints (a folder with {META})")
+            raise InputError(
+                f"ckpt={path}: expected a run directory or one of its checkpoints (a folder with {META})"
+            )
         if (found := latest(run_dir)) is None:
             raise InputError(f"ckpt={path}: the run has no checkpoint yet")
         checkpoint = found[0]
     if meta(checkpoint) is None:
-        raise InputError(f"ckpt={checkpoint}: damaged, a file does not match its checksum; use another checkpoint")
+        raise InputError(
+            f"ckpt={checkpoint}: damaged, a file does not match its checksum; use another checkpoint"
+        )
     return run_dir, checkpoint

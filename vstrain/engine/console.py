@@ -9,7 +9,14 @@ import time
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 log = logging.getLogger("vstrain")
 
@@ -27,7 +34,6 @@ def set_up_logging(run_dir: Path, rank: int) -> None:
         screen = logging.StreamHandler(sys.stderr)
         screen.setFormatter(logging.Formatter("%(message)s"))
         log.addHandler(screen)
-    import lightning.pytorch  # sets its loggers up when it is imported
 
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -41,8 +47,16 @@ class StepProgress:
         self.active = int(os.environ.get("RANK", 0)) == 0
         self.bar = None
         if self.active and sys.stderr.isatty():
-            self.bar = Progress(TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"),
-                                TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+            self.bar = Progress(
+                TextColumn("training"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[text]}"),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
             self.task = self.bar.add_task("training", total=steps, completed=start, text="")
             self.bar.start()
 
@@ -61,3 +75,30 @@ class StepProgress:
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
+
+
+class FileProgress:
+    """`with FileProgress() as advance: advance(done, total)`: a bar over files at a terminal."""
+
+    def __enter__(self):
+        self.bar = None
+        if sys.stderr.isatty():
+            self.bar = Progress(
+                TextColumn("files"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self.bar.start()
+            self.task = self.bar.add_task("files", total=None)
+        return self.advance
+
+    def advance(self, done: int, total: int) -> None:
+        if self.bar is not None:
+            self.bar.update(self.task, completed=done, total=total)
+
+    def __exit__(self, *error) -> None:
+        if self.bar is not None:
+            self.bar.stop()

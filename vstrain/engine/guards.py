@@ -57,7 +57,9 @@ def check_same(facts: dict[str, str]) -> None:
     for rank, other in enumerate(everyone):
         for field, value in everyone[0].items():
             if other[field] != value:
-                raise RuntimeError(f"rank {rank} has {field} {other[field]}, rank 0 has {value}: all ranks must run the same")
+                raise RuntimeError(
+                    f"rank {rank} has {field} {other[field]}, rank 0 has {value}: all ranks must run the same"
+                )
 
 
 def mean_over_ranks(values: torch.Tensor) -> torch.Tensor:

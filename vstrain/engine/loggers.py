@@ -48,7 +48,11 @@ def build(config: TrainConfig, run_dir: Path, start_step: int) -> list[Logger]:
         return []
     loggers: list[Logger] = [JsonLines(run_dir, start_step)]
     if config.logger.tensorboard:
-        loggers.append(TensorBoardLogger(run_dir, name="", version="tensorboard", purge_step=start_step + 1 if start_step else None))
+        loggers.append(
+            TensorBoardLogger(
+                run_dir, name="", version="tensorboard", purge_step=start_step + 1 if start_step else None
+            )
+        )
     if config.logger.wandb.enabled:
         loggers.append(_wandb(config, run_dir, start_step))
     return loggers
@@ -66,6 +70,11 @@ def _wandb(config: TrainConfig, run_dir: Path, start_step: int) -> WandbLogger:
         mode = "online" if os.environ.get("WANDB_API_KEY") or wandb.api.api_key else "offline"
     os.environ["WANDB_MODE"] = mode
     return WandbLogger(
-        project=config.logger.wandb.project, name=run_dir.name, id=file.read_text().strip(), save_dir=run_dir, resume="allow",
-        config=config.model_dump(mode="json"), offline=mode == "offline",
+        project=config.logger.wandb.project,
+        name=run_dir.name,
+        id=file.read_text().strip(),
+        save_dir=run_dir,
+        resume="allow",
+        config=config.model_dump(mode="json"),
+        offline=mode == "offline",
     )

@@ -17,6 +17,7 @@ from vstrain.config.schema import TrainConfig
 from vstrain.data.keyed import draw_key
 from vstrain.engine import build, checkpoint, guards, loggers, strategies
 from vstrain.engine.boundary import StepBoundary, save_pictures
+from vstrain.engine.validation import inference
 from vstrain.system import System
 
 log = logging.getLogger("vstrain")
@@ -32,12 +33,13 @@ def run(config: TrainConfig, run_dir: Path) -> str:
     system = build.build_system(config)
     path, facts = checkpoint.latest(run_dir) or (None, {"step": 0})
     start = facts["step"]
-    boundary = StepBoundary(config, run_dir, batches, stop, start)
     if path:
         check_resumable(facts, batches, path)
         log.info("resuming at step %d from %s", start, path)
     if start < config.trainer.max_steps:
-        trainer = build_trainer(config, run_dir, boundary, start, identity(config, batches))
+        facts = identity(config, batches)
+        boundary = StepBoundary(config, run_dir, batches, stop, start, facts)
+        trainer = build_trainer(config, run_dir, boundary, start, facts)
         trainer.fit(system, batches.train(start, share=share), ckpt_path=path, weights_only=True)
         trainer.strategy.barrier()
         if boundary.stopped:
@@ -45,7 +47,7 @@ def run(config: TrainConfig, run_dir: Path) -> str:
         if trainer.global_step != config.trainer.max_steps:
             raise RuntimeError(f"training ended at step {trainer.global_step} of {config.trainer.max_steps}")
         if share.rank == 0:
-            report(system, batches, run_dir)
+            report(system.to(trainer.strategy.root_device), batches, run_dir)
         trainer.strategy.barrier()
     return "finished"
 
@@ -53,19 +55,26 @@ def run(config: TrainConfig, run_dir: Path) -> str:
 def identity(config: TrainConfig, batches: build.Batches) -> dict[str, str]:
     """What all ranks must share and what a checkpoint remembers."""
     text = json.dumps(config.model_dump(mode="json"), sort_keys=True)
-    return {"config": hashlib.sha256(text.encode()).hexdigest(), "data": batches.fingerprint, "system": config.system.module}
+    return {
+        "config": hashlib.sha256(text.encode()).hexdigest(),
+        "data": batches.fingerprint,
+        "system": config.system.module,
+    }
 
 
 def check_resumable(facts: dict, batches: build.Batches, path: Path) -> None:
     if facts["data"] != batches.fingerprint:
-        raise InputError(f"{path}: was trained on data with fingerprint {facts['data']}, the shards now have {batches.fingerprint}; "
-                         "bring back the old shards or start a new run")
+        raise InputError(
+            f"{path}: was trained on data with fingerprint {facts['data']}, the shards now have {batches.fingerprint}; "
+            "bring back the old shards or start a new run"
+        )
 
 
-def build_trainer(config: TrainConfig, run_dir: Path, boundary: StepBoundary, start: int, facts: dict) -> Trainer:
-    accelerator = accelerator_of(config)
-    trainer = Trainer(
-        accelerator=accelerator,
+def build_trainer(
+    config: TrainConfig, run_dir: Path, boundary: StepBoundary, start: int, facts: dict
+) -> Trainer:
+    return Trainer(
+        accelerator=accelerator_of(config),
         devices=config.trainer.devices,
         num_nodes=config.launcher.nodes,
         strategy=strategies.build(config.strategy, build.share().world),
@@ -84,17 +93,18 @@ def build_trainer(config: TrainConfig, run_dir: Path, boundary: StepBoundary, st
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
     )
-    return trainer
 
 
 def accelerator_of(config: TrainConfig) -> str:
     wanted = config.trainer.accelerator
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise InputError("trainer.accelerator=cuda, but torch sees no CUDA device here; use trainer.accelerator=cpu or auto")
+        raise InputError(
+            "trainer.accelerator=cuda, but torch sees no CUDA device here; use trainer.accelerator=cpu or auto"
+        )
     return {"auto": "cuda" if torch.cuda.is_available() else "cpu"}.get(wanted, wanted)
 
 
-def report(system: System, batches: build.Batches, run_dir: Path) -> None:
+def report(system: System, batches: build.Batches, run_dir: Path, samples: int | None = None) -> None:
     """The system's own closing numbers, if it has an `evaluate.report`: printed, report.json, pictures."""
     try:
         module = build.part(batches.config.system, "evaluate")
@@ -102,7 +112,8 @@ def report(system: System, batches: build.Batches, run_dir: Path) -> None:
         return
     config = batches.config
     steps = len(batches.train_index) // config.data.batch_size
-    result = module.report(system, batches.train(0, steps), batches.val())
+    with inference(system):
+        result = module.report(system, batches.train(0, steps), batches.val(samples=samples))
     rundir.write_atomic(run_dir / "report.json", json.dumps(result.metrics, indent=2))
     save_pictures(run_dir / "pictures", result.pictures)
     log.info("\n%s\n", result.text)

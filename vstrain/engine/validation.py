@@ -25,10 +25,15 @@ def inference(system: System):
 
 
 def to_device(batch: dict, device: torch.device) -> dict:
-    return {name: value.to(device, non_blocking=True) if torch.is_tensor(value) else value for name, value in batch.items()}
+    return {
+        name: value.to(device, non_blocking=True) if torch.is_tensor(value) else value
+        for name, value in batch.items()
+    }
 
 
-def validate(system: System, batches, autocast=None, pictures: bool = False) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+def validate(
+    system: System, batches, autocast=None, pictures: bool = False
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """(metric -> mean over all samples of all ranks, pictures of the first batch). `autocast`: a factory of contexts."""
     sums: dict[str, torch.Tensor] = {}
     weight = torch.zeros((), dtype=torch.float64)
@@ -43,8 +48,12 @@ def validate(system: System, batches, autocast=None, pictures: bool = False) -> 
             share = batch["weight"].double()
             weight += share.sum().cpu()
             for name, values in metrics.items():
-                sums[name] = sums.get(name, 0) + torch.where(share > 0, values.double(), 0.0).mul(share).sum().cpu()
+                sums[name] = (
+                    sums.get(name, 0) + torch.where(share > 0, values.double(), 0.0).mul(share).sum().cpu()
+                )
     names = sorted(sums)
-    vector = torch.stack([weight, *(sums[name] for name in names)]).to(system.device if system.device.type == "cuda" else "cpu")
+    vector = torch.stack([weight, *(sums[name] for name in names)]).to(
+        system.device if system.device.type == "cuda" else "cpu"
+    )
     vector = sum_over_ranks(vector).cpu()
     return {name: float(total / vector[0]) for name, total in zip(names, vector[1:], strict=True)}, drawn

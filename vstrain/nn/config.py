@@ -25,3 +25,22 @@ class Text(Strict):
         if self.width % self.heads:
             raise ValueError(f"text.heads={self.heads} does not divide text.width={self.width}")
         return self
+
+
+class Vision(Strict):
+    """A frozen image encoder (see vstrain.nn.vision): `clip` is read from disk, `random` stands in for it."""
+
+    name: Literal["random", "clip"]
+    path: str | None  # clip: folder with a vision model in the transformers layout
+    size: PositiveInt  # pixels of a side; pictures are resized to it
+    patch: PositiveInt
+    width: PositiveInt
+    layers: PositiveInt
+    heads: PositiveInt
+
+    @model_validator(mode="after")
+    def _fits(self):
+        if self.size % self.patch or self.width % self.heads:
+            raise ValueError(f"vision.patch={self.patch} must divide vision.size={self.size}, and"
+                             f" vision.heads={self.heads} must divide vision.width={self.width}")
+        return self

@@ -19,7 +19,13 @@ def check(config: TrainConfig, origin) -> list[Problem]:
 
     kind = config.system.data_kind
     if kind not in KINDS:
-        return [Problem("system.data_kind", f"no kind {kind!r}; expected one of {', '.join(KINDS)}", origin("system.data_kind"))]
+        return [
+            Problem(
+                "system.data_kind",
+                f"no kind {kind!r}; expected one of {', '.join(KINDS)}",
+                origin("system.data_kind"),
+            )
+        ]
     if config.data.source != "procedural":
         return []
     from data_pipelines.procedural.config import CONFIGS
@@ -37,10 +43,12 @@ def prepare(config: TrainConfig) -> tuple[TrainConfig, dict[str, str]]:
 
     if config.data.source == "procedural":
         folder = build(config)
-        data = config.data.model_copy(update={
-            "train": Split(urls=config.data.train.urls or [str(folder / "train-*.tar")]),
-            "val": Split(urls=config.data.val.urls or [str(folder / "val-*.tar")]),
-        })
+        data = config.data.model_copy(
+            update={
+                "train": Split(urls=config.data.train.urls or [str(folder / "train-*.tar")]),
+                "val": Split(urls=config.data.val.urls or [str(folder / "val-*.tar")]),
+            }
+        )
         config = config.model_copy(update={"data": data})
     paths = {"train": expand(config.data.train.urls), "val": expand(config.data.val.urls)}
     absolute = {name: Split(urls=[str(path.absolute()) for path in found]) for name, found in paths.items()}
@@ -77,8 +85,13 @@ class progress_bar:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-            self.bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-                                console=Console(stderr=True))
+            self.bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
             self.bar.start()
             self.tasks = {}
         return self.advance

@@ -46,8 +46,13 @@ def start(config: TrainConfig, replace: bool) -> int:
     """Everything between a valid configuration and the running worker."""
     config, fingerprints = embedded.prepare(config)
     root = Path(config.run.root) / config.run.experiment
-    run_dir = rundir.create(config, root, Path(config.run.dir) if config.run.dir else None, {"data": fingerprints})
-    print(f"{config.run.experiment}, scale {config.run.scale}, site {config.site.name}: {run_dir}", file=sys.stderr)
+    run_dir = rundir.create(
+        config, root, Path(config.run.dir) if config.run.dir else None, {"data": fingerprints}
+    )
+    print(
+        f"{config.run.experiment}, scale {config.run.scale}, site {config.site.name}: {run_dir}",
+        file=sys.stderr,
+    )
     return local.start(run_dir, config.trainer.devices, replace)
 
 
@@ -57,11 +62,21 @@ def resume(argv: list[str]) -> int:
     overrides = [word for word in argv if not word.startswith("resume=")]
     refused = [word for word in overrides if not word.startswith(RESUMABLE)]
     if refused:
-        raise ConfigError([Problem(word.partition("=")[0], f"a resumed run may only change {', '.join(RESUMABLE)}", f"override {word!r}")
-                           for word in refused])
+        raise ConfigError(
+            [
+                Problem(
+                    word.partition("=")[0],
+                    f"a resumed run may only change {', '.join(RESUMABLE)}",
+                    f"override {word!r}",
+                )
+                for word in refused
+            ]
+        )
     values = rundir.load(run_dir)
     if values.get("verb") != "train":
-        raise ConfigError([Problem("resume", f"{run_dir} is a {values.get('verb')} run; only training can be resumed")])
+        raise ConfigError(
+            [Problem("resume", f"{run_dir} is a {values.get('verb')} run; only training can be resumed")]
+        )
     merged = OmegaConf.merge(OmegaConf.create(values), OmegaConf.from_dotlist(overrides))
     config = validate(merged, TrainConfig, lambda path: f"resume of {run_dir}")
     rundir.write_atomic(run_dir / "resolved.yaml", rundir.dump(config))
@@ -79,11 +94,14 @@ def with_hydra(command: Command) -> int:
         overrides = command.overrides
         strip_verb_from_completion()
     else:
-        overrides = [*command.check_sweep(), *search_path(command.dirs)] if sweep else [
-            *command.overrides, *search_path(command.dirs)]
+        overrides = (
+            [*command.check_sweep(), *search_path(command.dirs)]
+            if sweep
+            else [*command.overrides, *search_path(command.dirs)]
+        )
     codes: list[int] = []
 
-    def job(node: DictConfig) -> float | None:
+    def job(node: DictConfig) -> None:
         from hydra.core.hydra_config import HydraConfig
 
         facts = HydraConfig.get()
@@ -93,15 +111,10 @@ def with_hydra(command: Command) -> int:
             node.run.dir = str(Path(node.run.dir) / str(facts.job.num))
         config = command.validate_composed(node)
         codes.append(start(config, replace=False))
-        return last_value(codes, config)
 
     sys.argv = ["vstrain", *command.flags, *overrides]
     hydra.main(version_base="1.3", config_path="pkg://vstrain.conf", config_name="train")(job)()
     return max(codes, default=0)
-
-
-def last_value(codes: list[int], config: TrainConfig) -> float | None:
-    return None
 
 
 def strip_verb_from_completion() -> None:

@@ -14,7 +14,10 @@ class System(Base):
     def build(self):
         width = self.config.width
         self.network = torch.nn.Sequential(
-            torch.nn.Conv2d(3, width, 3, padding=1), torch.nn.ReLU(), torch.nn.Dropout(self.config.dropout), torch.nn.Conv2d(width, 1, 1)
+            torch.nn.Conv2d(3, width, 3, padding=1),
+            torch.nn.ReLU(),
+            torch.nn.Dropout(self.config.dropout),
+            torch.nn.Conv2d(width, 1, 1),
         )
 
     def residual(self, batch, noise=0.0):
@@ -24,7 +27,9 @@ class System(Base):
 
     def objective(self, batch):
         self.calls = getattr(self, "calls", 0) + 1
-        if os.environ.get("TOY_SIGNAL_AT") == str(self.calls):  # as if the user pressed Ctrl-C in the middle of a step
+        if os.environ.get("TOY_SIGNAL_AT") == str(
+            self.calls
+        ):  # as if the user pressed Ctrl-C in the middle of a step
             os.kill(os.getpid(), signal.SIGINT)
         loss = self.residual(batch, noise=0.1).mean()
         return Objective(loss, {"loss_again": loss})

@@ -42,17 +42,16 @@ def rgb(sample: dict) -> np.ndarray:
 
 
 def raw_disparity(sample: dict, sky: str) -> tuple[np.ndarray, np.ndarray]:
-    """(disparity float32, valid bool), (H, W): 1 / depth, or the stored disparity over its largest value. With
-    sky=far, pixels known as sky are valid and their disparity is 0."""
+    """(disparity float32, valid bool), (H, W): 1 / depth, or the stored disparity over its largest value. Under
+    sky=far, pixels known as sky are valid and have disparity 0."""
     stored = sample["depth.pco"].astype(np.float32)
     valid = np.isfinite(stored) & (stored > 0)
     if "mask.png" in sample:
         valid &= sample["mask.png"] > 0
     if not valid.any():
         raise SampleError(f"sample {sample['__key__']}: depth.pco has no valid pixel; leave this sample out")
-    infinite = (
-        (stored == 0) if sky == "far" and sample["json"].get("invalid") == SKY else np.zeros_like(valid)
-    )
+    marked = sky == "far" and sample["json"].get("invalid") == SKY
+    infinite = (stored == 0) & marked
     safe = np.where(valid, stored, 1)
     match sample["json"]["unit"]:
         case "depth":

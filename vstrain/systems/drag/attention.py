@@ -1,8 +1,8 @@
 """Point-following attention (spec drag, section 3) as stateless diffusers attention processors.
 
-Everything that a block needs comes as arguments through `cross_attention_kwargs`, by the block's name: `bank`, the
-appearance encoder's normalised inputs, and `points`, the projected (handle, target) terms. Nothing is kept on modules,
-so activation checkpointing may call a block twice.
+Everything that a block needs comes as arguments through `cross_attention_kwargs`, by the block's name:
+`bank`, the appearance encoder's normalised inputs, and `points`, the projected (handle, target) terms.
+Nothing is kept on modules, so activation checkpointing may call a block twice.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def point_attention(
 
 
 class PointAttention:
-    """Self-attention of the main UNet's block `name`; the reference goes through the same key and value weights."""
+    """Self-attention of block `name`; the reference goes through the same key and value weights."""
 
     def __init__(self, name: str, impl: Impl):
         self.name, self.impl = name, impl
@@ -117,7 +117,7 @@ class PlainAttention(AttnProcessor2_0):
 
 
 class TextAndImageAttention(IPAdapterAttnProcessor2_0):
-    """Cross-attention to (text, [image tokens]): two attentions with one query, summed (IP-Adapter, scale 1)."""
+    """Cross-attention to (text, [image tokens]): two attentions of one query, summed (IP-Adapter)."""
 
     def __call__(
         self,

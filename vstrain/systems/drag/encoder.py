@@ -72,8 +72,8 @@ class Passed(nn.Module):
 
 
 def cut(unet: UNet2DConditionModel) -> None:
-    """Drop, in place, everything that runs after the normalised input of the last self-attention, whatever the UNet's
-    layout. What is left all takes part in that input, so no parameter stays without gradient."""
+    """Drop, in place, everything that runs after the normalised input of the last self-attention, whatever
+    the UNet's layout. What is left all takes part in that input, so no parameter stays without gradient."""
     name, block = list(transformer_blocks(unet).items())[-1]
     block.attn1, block.attn2 = LastInput(name), None
     block.norm2 = block.norm3 = block.ff = Passed()
@@ -95,7 +95,7 @@ def cut(unet: UNet2DConditionModel) -> None:
 
 
 class AppearanceEncoder(nn.Module):
-    """`unet`: the main UNet's twin with `channels` input channels; its weights are taken over and cut here."""
+    """`unet`: a twin of the main UNet, taken over: cut, with `channels` input channels."""
 
     def __init__(self, unet: UNet2DConditionModel, channels: int, fusion: str):
         super().__init__()
@@ -108,7 +108,7 @@ class AppearanceEncoder(nn.Module):
         self.unet = unet
 
     def forward(self, latent: Tensor, text: Tensor) -> Bank:
-        """Clean source latent (B, C, h, w) and text (B, L, D) -> the normalised input of every fused block."""
+        """Clean source latent (B, C, h, w), text (B, L, D) -> the normalised input of every fused block."""
         bank: Bank = {}
         clean = torch.zeros(len(latent), dtype=torch.int64, device=latent.device)
         self.unet(latent, clean, text, cross_attention_kwargs={"bank": bank})

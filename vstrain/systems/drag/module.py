@@ -7,7 +7,7 @@ from torch import Tensor
 
 from vstrain.data import keyed
 from vstrain.diffusion.schedule import NoiseSchedule
-from vstrain.system import Objective
+from vstrain.system import Objective, ParamGroup
 from vstrain.system import System as BaseSystem
 from vstrain.systems.drag.network import Conditions, DragModel
 from vstrain.systems.drag.objective import denoising_loss, kept, to_unit
@@ -31,8 +31,8 @@ class System(BaseSystem):
         return Objective(self._loss(batch, conditions).mean(), {})
 
     def evaluate(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """loss; loss_shuffled, with the points of another sample; point_gain, what it costs to leave the points out. All
-        three under one noise and timestep."""
+        """loss; loss_shuffled, with the points of another sample; point_gain, what leaving the points out
+        costs. All three under one noise and timestep."""
         source = to_unit(batch["source"])
         conditions = self.model.conditions(source, batch["mask"], batch["maps"])
         shuffled = self.model.conditions(source, batch["mask"], batch["maps"].roll(1, 0))
@@ -53,6 +53,14 @@ class System(BaseSystem):
             self.model, self.schedule, self.config.sampling, rows["source"], rows["mask"], rows["maps"], seeds
         )
         return {"drag": comparison(rows, edited)}
+
+    def param_groups(self) -> list[ParamGroup]:
+        """Norms and biases are not decayed."""
+        trained = [p for p in self.parameters() if p.requires_grad]
+        return [
+            ParamGroup("weights", [p for p in trained if p.ndim > 1]),
+            ParamGroup("norms", [p for p in trained if p.ndim < 2], weight_decay=0.0),
+        ]
 
     def _loss(self, batch: dict[str, Tensor], conditions: Conditions) -> Tensor:
         """(B,) of the batch's own noise and timesteps."""

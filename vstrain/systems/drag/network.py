@@ -51,7 +51,7 @@ class PointProjections(nn.Module):
     """One LayerNorm and one bias-free, zero-initialised Linear per block, shared by handles and targets."""
 
     def __init__(self, levels: dict[str, int], channels: list[int], widths: dict[str, int]):
-        """Of every block, by name: its resolution and its width; `channels` of the point maps of every resolution."""
+        """`levels`, `widths`: of every block, by name. `channels`: of the point maps, by level."""
         super().__init__()
         self.levels = levels
         self.blocks = nn.ModuleDict()
@@ -73,8 +73,8 @@ class PointProjections(nn.Module):
 
 
 class DragModel(nn.Module):
-    """Pictures are float RGB (B, 3, H, W) in [-1, 1], masks bool (B, H, W) with True where the picture may change,
-    id maps int (B, 2, H, W), latents (B, C, h, w)."""
+    """Pictures are float RGB (B, 3, H, W) in [-1, 1], masks bool (B, H, W) with True where the picture may
+    change, id maps int (B, 2, H, W), latents (B, C, h, w)."""
 
     def __init__(self, config: Config):
         super().__init__()
@@ -109,7 +109,7 @@ class DragModel(nn.Module):
         keep_points: Tensor | None = None,
         keep_image: Tensor | None = None,
     ) -> Conditions:
-        """`keep_points`, `keep_image` (B,) bool: rows whose points or image prompt are not dropped; all by default."""
+        """`keep_points`, `keep_image` (B,) bool: rows that keep points, image prompt; default all."""
         everything = torch.ones(len(source), dtype=torch.bool, device=source.device)
         keep_points = everything if keep_points is None else keep_points
         keep_image = everything if keep_image is None else keep_image

@@ -9,10 +9,11 @@ from torch import Tensor
 def denoising_loss(
     answer: Tensor, wanted: Tensor, weight: Tensor, mask: Tensor, mask_weight: float
 ) -> Tensor:
-    """(B,) float32: squared error of the network's answer, mean over the latent, times the timestep's weight (B,).
+    """(B,) float32: squared error of the network's answer, mean over the latent, times the timestep's
+    `weight` (B,).
 
-    answer, wanted (B, C, h, w); mask (B, 1, h, w) in {0, 1}: errors inside count `mask_weight` times those outside, in a
-    weighted mean, so 1 is the plain mean squared error.
+    answer, wanted (B, C, h, w); mask (B, 1, h, w) in {0, 1}: errors inside count `mask_weight` times those
+    outside, in a weighted mean, so that 1 is the plain mean squared error.
     """
     error = (answer.float() - wanted.float()).square().mean(dim=1, keepdim=True)
     share = 1 + (mask_weight - 1) * mask.float()

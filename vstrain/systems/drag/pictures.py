@@ -12,15 +12,15 @@ HANDLE, TARGET, ARROW = (230, 50, 50), (40, 110, 240), (255, 255, 255)
 
 
 def comparison(rows: dict[str, Tensor], edited: Tensor) -> np.ndarray:
-    """A labelled grid, (H, W, 3) uint8, a row a sample: the source with mask and arrows, the candidates, the true frame.
+    """A labelled grid, (H, W, 3) uint8, a row a sample: source, points and mask, candidates, truth.
 
     `rows`: source, target, mask, handles, targets as `prepare` makes them; `edited` uint8 (B, N, S, S, 3).
     """
     rows = {name: tensor.cpu().numpy() for name, tensor in rows.items()}
     candidates = edited.cpu().numpy()
-    labels = ["drag", *(f"result {n + 1}" for n in range(candidates.shape[1])), "true frame"]
+    labels = ["source", "drag", *(f"result {n + 1}" for n in range(candidates.shape[1])), "true frame"]
     tiles = [
-        [asked(*(rows[name][b] for name in ("source", "mask", "handles", "targets"))),
+        [enlarge(rows["source"][b]), asked(*(rows[name][b] for name in ("source", "mask", "handles", "targets"))),
          *map(enlarge, candidates[b]), enlarge(rows["target"][b])]
         for b in range(len(candidates))
     ]  # fmt: skip
@@ -36,11 +36,11 @@ def asked(source: np.ndarray, mask: np.ndarray, handles: np.ndarray, targets: np
         start, end = (
             tuple(np.rint((point + 0.5) * scale).astype(int).tolist()) for point in (handle, target)
         )
-        for colour, width in ((INK, 4), (ARROW, 2)):
+        for colour, width in ((INK, 3), (ARROW, 1)):
             cv2.line(picture, start, end, colour, width, cv2.LINE_AA)
         for point, colour in ((start, HANDLE), (end, TARGET)):
-            cv2.circle(picture, point, 5, ARROW, -1, cv2.LINE_AA)
-            cv2.circle(picture, point, 4, colour, -1, cv2.LINE_AA)
+            cv2.circle(picture, point, 4, ARROW, -1, cv2.LINE_AA)
+            cv2.circle(picture, point, 3, colour, -1, cv2.LINE_AA)
     return picture
 
 

@@ -1,4 +1,4 @@
-"""From id maps to one (handle, target) pair of feature maps for every resolution of the UNet (spec drag, section 2)."""
+"""From id maps to (handle, target) feature maps at every resolution of the UNet (spec drag, section 2)."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from torch import Tensor, nn
 
 from vstrain.systems.drag.points import MAX_PAIRS
 
-IdChannels = {"raw": 1, "normalised": 1, "sinusoidal": 8}  # channels of one encoded id map
+ID_CHANNELS = {"raw": 1, "normalised": 1, "sinusoidal": 8}  # channels of one encoded id map
 
 
 def encode_ids(maps: Tensor, encoding: str) -> Tensor:
-    """Id maps (B, 2, H, W) int -> (B, 2 * IdChannels[encoding], H, W) float32; pixels without a point stay exactly zero."""
+    """Id maps (B, 2, H, W) int -> float32 (B, 2 * ID_CHANNELS[encoding], H, W); no point gives 0."""
     ids = maps.float()
     if encoding == "raw":
         return ids
     if encoding == "normalised":
         return ids / MAX_PAIRS
     frequencies = (
-        torch.pi / MAX_PAIRS * 2.0 ** torch.arange(IdChannels["sinusoidal"] // 2, device=maps.device)
+        torch.pi / MAX_PAIRS * 2.0 ** torch.arange(ID_CHANNELS["sinusoidal"] // 2, device=maps.device)
     )
     angles = ids.unsqueeze(2) * frequencies.view(1, 1, -1, 1, 1)
     waves = torch.cat([angles.sin(), angles.cos()], dim=2) * (ids > 0).unsqueeze(2)
@@ -32,8 +32,8 @@ def convolution(channels_in: int, channels_out: int, stride: int = 1) -> nn.Conv
 class PointNetwork(nn.Module):
     """Bias-free convolutions, so that no points give exactly zero and a point acts only near itself.
 
-    `stride`: side of a latent pixel in image pixels (a power of two): that many halvings lead to the first tap.
-    `levels`: number of UNet resolutions. The tap of level i has 2 * embed_dim * 2**(log2(stride) + i) channels.
+    `stride`: side of a latent pixel in image pixels, a power of two. `levels`: number of UNet resolutions.
+    The tap of level i is at stride * 2**i and has 2 * embed_dim * stride * 2**i channels.
     """
 
     def __init__(self, embed_dim: int, stride: int, levels: int, encoding: str):
@@ -41,7 +41,7 @@ class PointNetwork(nn.Module):
         self.encoding = encoding
         self.first_tap = stride.bit_length() - 1
         widths = [2 * embed_dim * 2**i for i in range(self.first_tap + levels)]
-        self.conv_in = convolution(2 * IdChannels[encoding], widths[0])
+        self.conv_in = convolution(2 * ID_CHANNELS[encoding], widths[0])
         self.blocks = nn.ModuleList(
             nn.Sequential(convolution(narrow, wide, stride=2), nn.SiLU(), convolution(wide, wide), nn.SiLU())
             for narrow, wide in zip(widths, widths[1:], strict=False)
@@ -51,7 +51,7 @@ class PointNetwork(nn.Module):
         ]  # of a handle map and of a target map
 
     def forward(self, maps: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """(B, 2, H, W) int -> for every level (handle, target), each (B, channels[i], H / (stride 2^i), W / (stride 2^i))."""
+        """(B, 2, H, W) int -> (handle, target) of every level i, each (B, channels[i], h_i, w_i)."""
         x = self.conv_in(encode_ids(maps, self.encoding).to(self.conv_in.weight.dtype))
         taps = [x]
         for block in self.blocks:

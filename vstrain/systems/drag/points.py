@@ -1,4 +1,4 @@
-"""Handle and target points on the pixel grid: (x, y) floats, pixel centres at integers (spec drag, section 2)."""
+"""Handles and targets on the pixel grid: (x, y) floats, pixel centres at integers (spec drag, section 2)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def inside(points: np.ndarray, height: int, width: int) -> np.ndarray:
 def rasterise(
     handles: np.ndarray, targets: np.ndarray, height: int, width: int, radius: int = 0
 ) -> np.ndarray:
-    """Id maps of N pairs: int32 (2, height, width), handles first. Pixel of point k holds k = 1..N, all others 0.
+    """Id maps of N pairs: int32 (2, height, width), handles first. Pixel of point k = 1..N: k, others 0.
 
     A later pair wins a shared pixel. `radius` > 0 draws discs instead of single pixels.
     Raises ValueError for a point outside the picture or a handle without target; warns above 20 pairs.

@@ -11,13 +11,13 @@ from vstrain.systems.drag.points import MAX_PAIRS, inside, rasterise
 
 
 def prepare(sample: dict, config: Config, rng: np.random.Generator, training: bool) -> dict[str, np.ndarray]:
-    """Source and target frame, mask and points, cropped, scaled and flipped together (P = MAX_PAIRS, S = config.size).
+    """Source and target frame, mask and points, cropped, scaled and flipped together; P = MAX_PAIRS.
 
-    source, target  uint8 (S, S, 3)    mask  bool (S, S): True where the picture may change
+    source, target  uint8 (S, S, 3), S = config.size    mask  bool (S, S): True where the picture may change
     maps            int32 (2, S, S): ids of handles, of targets (see points.rasterise)
     handles, targets  float32 (P, 2): (x, y) pixels, NaN behind the last pair
 
-    Training takes 1..P pairs and a crop around them at random; otherwise all pairs (at most P) and the largest square.
+    Training takes 1..P pairs and a crop around them at random; otherwise P pairs and the largest square.
     """
     source, target, mask = sample["src.webp"], sample["tgt.webp"], sample["mask.png"] > 127
     pairs = _pairs(sample)
@@ -72,8 +72,8 @@ def _choose(pairs: np.ndarray, permute: bool, rng: np.random.Generator) -> np.nd
 def _window(
     pairs: np.ndarray, shape: tuple[int, int], smallest: float, rng: np.random.Generator
 ) -> tuple[int, int, int]:
-    """(x, y, side) of a square at random that holds all points where one can: side between `smallest` and 1 times
-    the picture's short side."""
+    """(x, y, side) of a random square that holds all points where one can; side between `smallest` and 1
+    times the picture's short side."""
     short = min(shape)
     low = np.floor(pairs.min(axis=(0, 1)) + 0.5).astype(int)
     high = np.floor(pairs.max(axis=(0, 1)) + 0.5).astype(int)

@@ -1,7 +1,7 @@
 """The parts that exist outside: inpainting UNet, empty prompt, CLIP picture tower, IP-Adapter.
 
-Each is read from a folder of the user's, or stands there with fixed random weights where none is given. Under the meta
-device nothing is read: only the shapes are built.
+Each is read from a folder of the user's, or stands there with random weights where none is given. Under the
+meta device nothing is read: only the shapes are built.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class ImageEncoder(nn.Module):
         return self
 
     def forward(self, picture: Tensor, keep: Tensor) -> Tensor:
-        """RGB (B, 3, H, W) in [-1, 1], keep (B,) bool -> tokens (B, tokens, width); a dropped picture projects zeros."""
+        """RGB (B, 3, H, W) in [-1, 1], keep (B,) bool -> (B, tokens, width); a dropped picture is zero."""
         with torch.no_grad():
             resized = F.interpolate((picture + 1) / 2, (self.size, self.size), mode="bicubic", antialias=True)
             embedding = self.tower((resized - self.mean) / self.std).image_embeds
@@ -110,8 +110,9 @@ class ImageEncoder(nn.Module):
 
 
 def load_adapter(path: str, project: ImageProjection, unet: UNet2DConditionModel) -> None:
-    """IP-Adapter weights in their published layout, image_proj.{proj,norm}.* and ip_adapter.N.to_{k,v}_ip.weight, where
-    N = 1, 3, 5, ... counts the UNet's cross-attentions as diffusers lists them (down, up, mid)."""
+    """IP-Adapter weights in their published layout: image_proj.{proj,norm}.* and
+    ip_adapter.N.to_{k,v}_ip.weight, where N = 1, 3, 5, ... counts the UNet's cross-attentions as diffusers
+    lists them (down, up, mid)."""
     state = _adapter_state(path)
     processors = [p for name, p in unet.attn_processors.items() if name.endswith("attn2.processor")]
     try:

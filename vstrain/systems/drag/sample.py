@@ -31,7 +31,7 @@ def guidance_scales(name: str, largest: float, steps: int) -> list[float]:
 
 
 def prior(source: Tensor, noise: Tensor, schedule: NoiseSchedule, config: Sampling) -> Tensor:
-    """The first latent (B, C, h, w): plain noise, or the source latent under the noise of `config.prior_t`."""
+    """The first latent (B, C, h, w): plain noise, or the source latent under the noise of `prior_t`."""
     if config.prior == "noise":
         return noise
     last = len(schedule.alphas_cumprod) - 1
@@ -48,7 +48,7 @@ def timesteps(schedule: NoiseSchedule, config: Sampling) -> Tensor:
 def guided(
     model: DragModel, conditions: Conditions, scales: dict[int, float]
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """The denoiser of `sample`; `scales` by timestep. Null and points branch run as one batch, or the latter alone at 1."""
+    """The denoiser of `sample`; `scales` by timestep. Both branches run as one batch; at 1 points alone."""
     null = conditions.without_points()
     both = null.map(lambda *pair: torch.cat(pair), conditions)
 
@@ -63,7 +63,7 @@ def guided(
 
 
 def composite(edited: Tensor, source: Tensor, mask: Tensor) -> Tensor:
-    """uint8 (..., H, W, 3) twice, mask bool (..., H, W): the source itself wherever the mask is False, bit for bit."""
+    """uint8 (..., H, W, 3), mask bool (..., H, W): the source itself where the mask is False, bit for bit."""
     return torch.where(mask[..., None], edited, source)
 
 
@@ -76,24 +76,23 @@ def edit(
     mask: Tensor,
     maps: Tensor,
     seeds: list[int],
+    with_points: bool = True,
 ) -> Tensor:
-    """One candidate a seed: uint8 (B, len(seeds), H, W, 3) from source uint8 (B, H, W, 3), mask bool (B, H, W), id maps
-    int (B, 2, H, W). A candidate depends on its own seed alone; outside of the mask it is the source, bit for bit."""
+    """One candidate a seed: uint8 (B, len(seeds), H, W, 3) from source uint8 (B, H, W, 3), mask bool (B, H,
+    W), id maps int (B, 2, H, W). A candidate depends on its own seed alone; outside of the mask it is the
+    source, bit for bit. Without points it is what the null branch makes, unguided."""
     n = len(seeds)
     pixels = to_unit(source)
     conditions = model.conditions(pixels, mask, maps).map(lambda x: x.repeat_interleave(n, dim=0))
+    if with_points:
+        scales = guidance_scales(config.guidance_schedule, config.guidance, config.steps)
+    else:
+        conditions, scales = conditions.without_points(), [1.0] * config.steps
     latent = model.codec.encode(pixels).repeat_interleave(n, dim=0)
     keys = torch.tensor(seeds, device=source.device).repeat(len(source))
     noise = keyed.normal(keys, tuple(latent.shape[1:]), "prior")
-    scales = guidance_scales(config.guidance_schedule, config.guidance, config.steps)
-    by_timestep = dict(zip(timesteps(schedule, config).tolist(), scales, strict=True))
-    result = sample(
-        guided(model, conditions, by_timestep),
-        schedule,
-        prior(latent, noise, schedule, config),
-        config.steps,
-        spacing=config.spacing,
-        clip=config.clip,
-    )
+    denoise = guided(model, conditions, dict(zip(timesteps(schedule, config).tolist(), scales, strict=True)))
+    first = prior(latent, noise, schedule, config)
+    result = sample(denoise, schedule, first, config.steps, spacing=config.spacing, clip=config.clip)
     edited = to_bytes(model.codec.decode(result)).unflatten(0, (len(source), n))
     return composite(edited, source[:, None], mask[:, None])

@@ -115,8 +115,8 @@ class Sharing:
         """The sets of all groups, shared by every layer with this many tokens and by the halves."""
         if tokens not in self._sets:
             sets = token_sets(self.sampler, self.keys, self.images, tokens, self.rate, self.step)
-            self._sets[tokens] = TokenSets(
-                *(None if x is None else x.repeat(self.halves, 1, 1) for x in sets))
+            repeated = (None if x is None else x.repeat(self.halves, 1, 1) for x in sets)
+            self._sets[tokens] = TokenSets(*repeated)
         return self._sets[tokens]
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -132,8 +132,7 @@ class Sharing:
 
 
 class ConsistentProcessor:
-    """A diffusers attention processor for self-attention layers of transformer blocks (hidden states
-    (pictures, N, C))."""
+    """A diffusers attention processor for self-attention in transformer blocks: states (pictures, N, C)."""
 
     def __init__(self, sharing: Sharing):
         self.sharing = sharing

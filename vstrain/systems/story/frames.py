@@ -8,7 +8,7 @@ import numpy as np
 
 from vstrain.data.kinds import SampleError
 
-CAPTION_BYTES = 160
+CAPTION_BYTES = 256
 
 
 def shots(sample: dict) -> list[dict]:

@@ -27,7 +27,8 @@ def label(lines: list[str], width: int, height: int | None = None) -> np.ndarray
     """Small dark text on paper, uint8 (height, width, 3)."""
     canvas = np.full((height or LINE * len(lines) + GAP, width, 3), PAPER, dtype=np.uint8)
     for i, line in enumerate(lines):
-        cv2.putText(canvas, line, (3, LINE * (i + 1) - 3), cv2.FONT_HERSHEY_SIMPLEX, 0.32, INK, 1, cv2.LINE_AA)
+        at = (3, LINE * (i + 1) - 3)
+        cv2.putText(canvas, line, at, cv2.FONT_HERSHEY_SIMPLEX, 0.32, INK, 1, cv2.LINE_AA)
     return canvas
 
 
@@ -58,8 +59,7 @@ def stories(rows: dict[str, Tensor], captions: np.ndarray) -> np.ndarray:
 
 
 def clips(rows: dict[str, Tensor], captions: np.ndarray, given: set[int]) -> np.ndarray:
-    """rows: name -> (S, L, 3, H, W); captions uint8 (S, bytes). Frames in `given` were shown to the model:
-    framed."""
+    """rows: name -> (S, L, 3, H, W); captions uint8 (S, bytes). Frames in `given` get a frame."""
     parts = []
     for clip, text in enumerate(captions):
         block = [row(name, images[clip], given) for name, images in rows.items()]

@@ -12,7 +12,7 @@ from vstrain.nn.config import Text
 from vstrain.systems.story.config import Sampling, Unet
 
 
-class Sharing(Strict):
+class Csa(Strict):
     """Consistent self-attention (see vstrain.systems.story.attention)."""
 
     rate: Probability  # share of an image's tokens that the others may read; 0 turns it off
@@ -29,7 +29,7 @@ class Config(SystemConfig):
     codec: Codec
     diffusion: Diffusion
     unet: Unet
-    csa: Sharing
+    csa: Csa
     sampling: Sampling
 
     @model_validator(mode="after")

@@ -1,0 +1,45 @@
+"""torchrun's agent for a run of several processes on this node: `python -m vstrain.agent DEVICES RUN_DIR`.
+
+It starts one worker a device and passes signals on. The workers have said what there is to say, so a stop or a failed
+worker ends it without a traceback; what the run came to stands in state.json.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+os.environ.setdefault("LOGLEVEL", "ERROR")  # torch's own agent log; read when it is imported
+
+from torch.distributed import run  # noqa: E402
+from torch.distributed.elastic.multiprocessing import SignalException  # noqa: E402
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError  # noqa: E402
+
+SAVE_SECONDS = 120  # what a worker gets between the signal and the end
+SIGNALS = "SIGTERM,SIGINT,SIGUSR1,SIGHUP"
+
+
+def main(devices: str, run_dir: str) -> int:
+    try:
+        run.main(
+            [
+                "--standalone",
+                f"--nproc-per-node={devices}",
+                f"--shutdown-timeout={SAVE_SECONDS}",
+                f"--signals-to-handle={SIGNALS}",
+                "-m",
+                "vstrain.worker",
+                run_dir,
+            ]
+        )
+    except SignalException:
+        return 75
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        print(f"rank {rank} ended with exit code {failure.exitcode}; see {run_dir}/logs", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

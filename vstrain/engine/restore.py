@@ -1,0 +1,49 @@
+"""A trained system from a checkpoint, ready for inference: what predict, eval and export begin with."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from vstrain.config import rundir
+from vstrain.config.problems import InputError
+from vstrain.config.schema import Job, TrainConfig
+from vstrain.config.validate import validate
+from vstrain.engine import build, checkpoint
+from vstrain.system import System
+
+log = logging.getLogger("vstrain")
+
+
+def restore(job: Job) -> tuple[System, TrainConfig, Path]:
+    """(system in evaluation mode on its device, the configuration it was trained with, the checkpoint's folder)."""
+    run_dir, path = checkpoint.find(Path(job.ckpt))
+    values = rundir.load(run_dir)
+    values["system"] = values["system"] | job.system
+    config = validate(values, TrainConfig)
+    system = build.build_system(config)
+    system.configure_model()
+    try:
+        system.load_state_dict(load_file(path / checkpoint.WEIGHTS))
+    except RuntimeError as error:
+        raise InputError(
+            f"ckpt={path}: its weights do not fit system {config.system.module} ({str(error).splitlines()[-1].strip()}); "
+            "leave out the system.* keys that change sizes"
+        ) from error
+    device = device_of(job.accelerator)
+    log.info("checkpoint %s on %s", path, device)
+    return system.to(device).eval(), config, path
+
+
+def device_of(accelerator: str) -> torch.device:
+    if accelerator == "cuda" and not torch.cuda.is_available():
+        raise InputError("accelerator=cuda, but torch sees no CUDA device here; use accelerator=cpu or auto")
+    return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def threads(job: Job) -> int:
+    return job.threads or len(os.sched_getaffinity(0))

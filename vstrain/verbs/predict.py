@@ -1,0 +1,17 @@
+"""`vstrain predict ckpt=…`."""
+
+from __future__ import annotations
+
+from vstrain.verbs import job
+
+USAGE = """vstrain predict ckpt=RUN_DIR input=FILE_OR_FOLDER key=value …
+
+  ckpt=RUN_DIR             a run directory, or one of its checkpoints (…/checkpoints/step-00000500)
+  input=PATH               a photo or a folder of photos, of any size
+  output=FOLDER            where results go (default: results/ in the new run directory)
+  system.KEY=VALUE         a key of the trained system that shall differ, e.g. system.predict_size=518
+  accelerator=auto|cpu|cuda threads=N"""
+
+
+def main(argv: list[str]) -> int:
+    return job.main("predict", argv, USAGE)
