@@ -18,9 +18,9 @@ import cv2
 import xxhash
 
 from data_pipelines.procedural.config import World, splits
-from vstrain.data.writer import ShardWriter
+from vstrain.data.writer import ShardWriter, encode_sample
 
-VERSION = 1  # raise it when the same config would render other pictures
+VERSION = 2  # raise it when the same config would render other pictures
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 Progress = Callable[[str, int, int], None]  # (split, samples done, samples in all)
@@ -55,11 +55,15 @@ def _samples(pool: ProcessPoolExecutor | None, processes: int, kind: str, config
         return
     ahead: deque = deque()
     for index in range(count):
-        ahead.append(pool.submit(make, kind, config, split, index))
+        ahead.append(pool.submit(_encoded, kind, config, split, index))
         if len(ahead) > 8 * processes:
             yield ahead.popleft().result()
     while ahead:
         yield ahead.popleft().result()
+
+
+def _encoded(kind: str, config: World, split: str, index: int) -> dict:
+    return encode_sample(kind, make(kind, config, split, index))
 
 
 @contextmanager

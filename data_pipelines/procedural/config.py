@@ -31,8 +31,8 @@ class DepthWorld(World):
 class StoryWorld(World):
     """Long videos of `shots` hard-cut shots of `frames` frames with characters that keep their identity."""
 
-    samples: PositiveInt = 240
-    val_samples: PositiveInt = 24
+    samples: PositiveInt = 120
+    val_samples: PositiveInt = 16
     size: Size = 64
     shots: PositiveInt = 4
     frames: PositiveInt = 16
@@ -57,7 +57,7 @@ class DragWorld(World):
     moving_samples: NonNegativeInt = 0
     size: Size = 64
     frames: Annotated[int, Field(ge=2, le=120)] = 8
-    tracks: PositiveInt = 256  # tracked points a video
+    tracks: Annotated[int, Field(ge=32)] = 256  # tracked points a video
     videos: bool = False  # write the mp4 and tracks.npz members, too
 
 

@@ -60,17 +60,17 @@ def build(who: Character, step: float = 0.0) -> list[Part]:
     shape, half = BODIES[who.body]
     lift = 0.12 + half[2]
     parts = [part(shape, coat, (0, 0, lift), half)]
-    eye, front = lift + 0.3 * half[2], half[0] * (0.72 if who.body in ("cone-shaped",) else 0.9)
+    eye, front = lift + 0.3 * half[2], half[0] * (0.72 if who.body == "cone-shaped" else 0.9)
     for side in (-1, 1):
         parts += [
             part(Ball(), white, (front, 0.15 * side, eye), 0.125),
             part(Ball(), black, (front + 0.085, 0.155 * side, eye + 0.01), 0.065),
             part(Ball(), trim, (0.05 + 0.16 * step * side, 0.2 * side, 0.08), (0.16, 0.11, 0.08)),
         ]
-    return parts + _extra(who.extra, trim, coat, lift + half[2] * 0.93)
+    return parts + _extra(who.extra, trim, lift + half[2] * 0.93)
 
 
-def _extra(extra: str, trim: Material, coat: Material, top: float) -> list[Part]:
+def _extra(extra: str, trim: Material, top: float) -> list[Part]:
     match extra:
         case "ears":
             return [part(Ball(), trim, (0, 0.16 * side, top + 0.2), (0.07, 0.09, 0.28), turn("x", -14 * side))

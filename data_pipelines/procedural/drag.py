@@ -18,6 +18,7 @@ from vstrain.data import keyed
 
 CHANGED = 6  # grey levels by which a pixel has to differ to count as changed by a moving shadow
 MOST_PAIRS = 20
+FEWEST = 8  # usable tracks in a clip worth keeping
 BOLD = ("checker", "dots", "spots", "marble", "stripes", "diagonal")
 
 
@@ -176,7 +177,7 @@ def _pairs(rng: np.random.Generator, tracks: Tracks, moving: np.ndarray, tgt: in
     start a pixel in 64 apart; none if the clip has too few."""
     way = np.linalg.norm(tracks.xy[tgt] - tracks.xy[0], axis=1)
     good = np.flatnonzero(moving & tracks.visible[0] & tracks.visible[tgt] & (way >= 2 * size / 64))
-    if good.size < MOST_PAIRS:
+    if good.size < FEWEST:
         return good[:0]
     chosen: list[int] = []
     wanted = rng.integers(1, MOST_PAIRS + 1)
@@ -194,7 +195,8 @@ def edit_mask(rng: np.random.Generator, moving: np.ndarray, src: np.ndarray, tgt
     region = moving.any(axis=0)
     if still:
         region |= np.abs(src.astype(int) - tgt.astype(int)).max(axis=2) > CHANGED
-    close, grow = 2 * round(size / 64) + 1, 2 * int(rng.integers(1, 3)) * round(size / 64) + 1
+    unit = max(1, round(size / 64))
+    close, grow = 2 * unit + 1, 2 * int(rng.integers(1, 3)) * unit + 1
     region = cv2.morphologyEx(region.astype(np.uint8), cv2.MORPH_CLOSE, _disc(close))
     return 255 * cv2.dilate(region, _disc(grow))
 

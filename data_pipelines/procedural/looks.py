@@ -17,10 +17,10 @@ CLEAN = (
     "e63946 f1faee a8dadc 457b9d 1d3557",
     "8ecae6 219ebc 126782 ffb703 fb8500",
     "606c38 283618 fefae0 dda15e bc6c25",
-    "ffcdb2 ffb4a2 e5989b b5838d 6d6875",
+    "ffb4a2 e5989b b5838d 6d6875 43405d",
     "003049 d62828 f77f00 fcbf49 eae2b7",
     "f94144 f8961e f9c74f 90be6d 577590",
-    "cdb4db ffc8dd ffafcc bde0fe a2d2ff",
+    "7b2cbf c77dff ff9e00 ff6d00 33115c",
     "5f0f40 9a031e fb8b24 e36414 0f4c5c",
     "d8f3dc 95d5b2 52b788 2d6a4f 1b4332",
 )

@@ -74,6 +74,7 @@ def zero123pp6(rng: np.random.Generator, config: MultiviewWorld) -> list[Shot]:
 
 
 def mvdream4(rng: np.random.Generator, config: MultiviewWorld) -> list[Shot]:
+    """Distances are relative to the bounding sphere's diameter."""
     start, elevation, fovy = rng.uniform(0, 360), rng.uniform(0, 30), rng.uniform(15, 60)
     radius = float(rng.uniform(0.9, 1.1) / np.tan(np.radians(fovy) / 2) * 2 * RADIUS)
     return [("mvdream4", elevation, (start + 90 * k) % 360, radius, fovy) for k in range(4)]

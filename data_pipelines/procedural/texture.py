@@ -119,7 +119,7 @@ def _bricks(at: At) -> np.ndarray:
     row = np.floor(at.v)
     u = at.u / 2 + row * 0.5
     to_edge = np.minimum(0.5 - np.abs(u - np.floor(u) - 0.5), (0.5 - np.abs(at.v - row - 0.5)) / 2) * 2
-    tone = lattice_noise(np.stack([np.floor(u), row, 0 * row]) + np.float32(0.0))
+    tone = lattice_noise(np.stack([np.floor(u), row, 0 * row]))
     return (1 - _edge(to_edge - 0.07, at.width)) + 0.25 * tone * _edge(to_edge - 0.07, at.width)
 
 

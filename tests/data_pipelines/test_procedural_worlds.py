@@ -18,10 +18,12 @@ from data_pipelines.procedural.config import (
 )
 from data_pipelines.procedural.creatures import ACTIVITIES, act, character
 from data_pipelines.procedural.creatures import build as creature
-from data_pipelines.procedural.motion import follow
-from data_pipelines.procedural.scene import Scene, Sky
+from data_pipelines.procedural.motion import Motion, follow
+from data_pipelines.procedural.scene import Scene, Sky, moved, part
 from data_pipelines.procedural.selfcheck import agreement
 from data_pipelines.procedural.shade import render
+from data_pipelines.procedural.shapes import Box, Cutout
+from data_pipelines.procedural.texture import Material
 from vstrain.data import kinds
 
 TINY = {
@@ -221,3 +223,21 @@ def test_tracks_of_standing_things_are_where_depth_says():
     column, row = np.round(px[framed]).astype(int), np.round(py[framed]).astype(int)
     in_sight = z[framed] < 1.05 * final.depth[row, column]
     assert (in_sight == tracks.visible[-1, framed]).mean() > 0.95 and framed.sum() > 100
+
+
+def test_points_of_a_bent_sheet_follow_its_bend_and_are_hidden_by_a_lid():
+    grey = Material("plain", ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
+    square = (((-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0)),)
+    sheet = part(Cutout(square), grey, (0, 0, 0), 1, group=0)
+    lid = part(Box(), grey, (0, 9, 0.5), (0.3, 3, 0.1))
+    camera = orbit(90, 0, 4, 60)
+    bent = Motion(np.zeros(3), bend=0.5).pose([sheet], 1.0, 0)
+    over = moved([lid], (0, -9, 0))
+    y, x = (axis.ravel().astype(float) for axis in np.mgrid[20:45:3, 20:45:3])
+    tracks = follow([([sheet, lid], camera), ([*bent, *over], camera)], x, y, 64)
+    rest = camera.position[:, None] + 4 * camera.rays(x, y, 64, 64)
+    goal = rest + np.array([[0.5], [0.0], [0.0]]) * rest[1] ** 2
+    np.testing.assert_allclose(tracks.xy[1], np.stack(camera.project(goal, 64, 64)[:2], 1), atol=1e-3)
+    shadow = np.abs(goal[0]) < 0.3
+    beside = np.abs(goal[0]) > 0.4
+    assert shadow.any() and not tracks.visible[1, shadow].any() and tracks.visible[1, beside].all()

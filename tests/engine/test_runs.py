@@ -85,15 +85,30 @@ def test_ctrl_c_with_two_ranks_saves_on_both_and_exits_75(depth_shards, toy_word
     line, env = command(*toy_words, f"run.dir={run}", "trainer.devices=2", "trainer.max_steps=100000", "trainer.log_every=10",
                         "callbacks.checkpoint.every=100000", "callbacks.validation.every=100000")  # fmt: skip
     process = subprocess.Popen(line, env=env, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    give_up = time.monotonic() + 120
-    while not (run / "metrics.jsonl").exists() and time.monotonic() < give_up:
-        time.sleep(0.2)
+    wait_for_training(run)
     os.kill(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 75, errors
     assert "Traceback" not in errors and "train resume=" in errors
     step = json.loads((run / "checkpoints" / "last" / "meta.json").read_text())["step"]
     assert 0 < step < 100000 and metrics(run)[-1]["step"] <= step
+
+
+def test_ctrl_c_at_a_terminal_reaches_every_process_and_still_saves(toy_words, tmp_path):
+    run = tmp_path / "run"
+    line, env = command(*toy_words, f"run.dir={run}", "data.workers=1", "trainer.max_steps=100000", "trainer.log_every=10")
+    process = subprocess.Popen(line, env=env, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    wait_for_training(run)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 75, errors
+    assert "Traceback" not in errors and (run / "checkpoints" / "last" / "meta.json").is_file()
+
+
+def wait_for_training(run) -> None:
+    give_up = time.monotonic() + 120
+    while not (run / "metrics.jsonl").exists() and time.monotonic() < give_up:
+        time.sleep(0.2)
 
 
 def test_a_sweep_makes_one_run_a_value_also_with_two_devices(vstrain, toy_words, tmp_path):

@@ -142,7 +142,9 @@ def check_folders(folders: list[Path]) -> None:
     problems = []
     for folder in folders:
         if not folder.is_dir():
-            problems.append(Problem("--config-dir", f"{folder} is not a directory; expected a folder of YAML files"))
+            problems.append(
+                Problem("--config-dir", f"{folder} is not a directory; expected a folder of YAML files")
+            )
         for file in sorted(folder.rglob("*.yaml")):
             if (CONF / file.relative_to(folder)).exists():
                 sentence = f"{file} has the name of a packaged file, which would win; rename it"

@@ -19,7 +19,13 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 class Strict(BaseModel):
     """A config node: unknown keys are errors, values do not change after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
+        protected_namespaces=(),
+        coerce_numbers_to_str=True,
+    )
 
 
 class SystemConfig(Strict):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -30,10 +30,16 @@ def validate(
     problems: list[Problem] = []
     if "system" in model.model_fields:
         model = with_system(model, values, problems, origin)
+    unset = set(_unset(values))
+    problems += [
+        Problem(path, f"missing; set {path}=… ({_expected(model, path)})", origin(path), missing=True)
+        for path in sorted(unset)
+    ]
     try:
         checked = model.model_validate(values)
     except ValidationError as error:
-        problems += [problem(detail, model, origin) for detail in error.errors()]
+        found = [problem(detail, model, origin) for detail in error.errors()]
+        problems += [one for one in found if one.path not in unset]
     if problems:
         raise ConfigError(problems)
     return checked
@@ -67,6 +73,28 @@ def with_system(
     return create_model(model.__name__, __base__=model, system=(config_class, ...))
 
 
+def _unset(node: dict, prefix: str = "") -> Iterator[str]:
+    """Paths of the values that nothing has set: Hydra's `???`."""
+    for name, value in node.items():
+        if isinstance(value, dict):
+            yield from _unset(value, f"{prefix}{name}.")
+        elif value == "???":
+            yield f"{prefix}{name}"
+
+
+def _expected(model: type[BaseModel], path: str) -> str:
+    """What the key at `path` takes, in the words of its type."""
+    *parents, name = path.split(".")
+    parent = _model_at(model, parents)
+    if parent is None or name not in parent.model_fields:
+        return "it has no default"
+    try:
+        parent.__pydantic_validator__.validate_assignment(parent.model_construct(), name, object())
+    except ValidationError as error:
+        return _wanted(error.errors()[0]).partition(", unable")[0]
+    return "it has no default"
+
+
 def problem(detail: dict, model: type[BaseModel], origin: Origin, prefix: str = "") -> Problem:
     """A pydantic error as a Problem; `prefix`: where `model` stands in the whole configuration, with its last dot."""
     loc = [str(part) for part in detail["loc"]]
@@ -79,9 +107,9 @@ def problem(detail: dict, model: type[BaseModel], origin: Origin, prefix: str = 
             else []
         )
         return Problem(path, f"no such key; {nearest(path, siblings)}", origin(path))
-    if detail["type"] == "missing" or detail["input"] == "???":
+    if detail["type"] == "missing":
         return Problem(
-            path, f"missing; set {path}=… ({_wanted(detail).partition(',')[0]})", origin(path), missing=True
+            path, f"missing; set {path}=… ({_expected(model, '.'.join(loc))})", origin(path), missing=True
         )
     if detail["type"] == "value_error":
         return Problem(path, str(detail["ctx"]["error"]), origin(path))
@@ -89,8 +117,6 @@ def problem(detail: dict, model: type[BaseModel], origin: Origin, prefix: str = 
 
 
 def _wanted(detail: dict) -> str:
-    if detail["type"] == "missing":
-        return "it has no default"
     return detail["msg"].replace("Input should be", "expected")
 
 

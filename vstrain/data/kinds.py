@@ -129,7 +129,7 @@ def check(kind: str, sample: dict[str, Any]) -> None:
     sizes = {
         name: sample[name].shape[:2]
         for name in members
-        if name.endswith(("jpg", "png", "webp", "pco")) and "_" not in name
+        if name.endswith(("jpg", "png", "webp", "pco")) and "_" not in name and not isinstance(sample[name], bytes)
     }
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{name} {h}x{w}" for name, (h, w) in sorted(sizes.items()))

@@ -6,11 +6,13 @@ The state of training data is one number, the samples seen; `train_batches(start
 from __future__ import annotations
 
 import json
-import os
+import multiprocessing
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -212,20 +214,24 @@ def _in_order(position: int) -> tuple[int, int]:
 
 
 def _loader(data: Dataset, plan, workers: int) -> DataLoader:
+    """Workers come from a clean server process: a fork of this one could inherit a lock that some thread holds."""
+    context = multiprocessing.get_context("forkserver") if workers else None
+    if context is not None:
+        context.set_forkserver_preload(["vstrain.data.loader", "cv2"])
     return DataLoader(
         data,
         batch_sampler=plan,
         num_workers=workers,
         collate_fn=collate,
-        worker_init_fn=_single_thread,
+        worker_init_fn=_start_worker,
+        multiprocessing_context=context,
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=4 if workers else None,
     )
 
 
-def _single_thread(worker: int) -> None:
-    import cv2
-
-    os.environ["OMP_NUM_THREADS"] = "1"
+def _start_worker(worker: int) -> None:
+    """One thread each; Ctrl-C at a terminal reaches every process of the run, and only the trainer answers it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)

@@ -15,6 +15,19 @@ from vstrain.data import codecs, kinds
 from vstrain.data.index import Index
 
 
+def encode_sample(kind: str, sample: dict, jpeg_quality: int = 92) -> dict:
+    """The checked sample with every member as bytes; members that are bytes already stay. Pools call it in their workers."""
+    kinds.check(kind, sample)
+    facts = sample.get("json")
+    fps = facts.get("fps", 8.0) if isinstance(facts, dict) else 8.0
+    return {
+        name: value
+        if name == "__key__" or isinstance(value, bytes)
+        else codecs.encode(name, value, quality=jpeg_quality, fps=fps)
+        for name, value in sample.items()
+    }
+
+
 class ShardWriter:
     """Writes `<directory>/<split>-000000.tar`, -000001.tar, … and their index when the `with` block ends well.
 
@@ -41,16 +54,16 @@ class ShardWriter:
         self.directory.mkdir(parents=True, exist_ok=True)
 
     def write(self, sample: dict) -> None:
-        kinds.check(self.kind, sample)
+        """A sample of Python values, or one that `encode_sample` has encoded already."""
         key = sample["__key__"]
         if key in self._keys:
             raise kinds.SampleError(f"sample key {key!r} was already written to split {self.split!r}")
+        encoded = encode_sample(self.kind, sample, self.jpeg_quality)
         self._keys.add(key)
         if self._tar is None:
             self._open()
-        fps = sample["json"].get("fps", 8.0) if isinstance(sample.get("json"), dict) else 8.0
-        for name in sorted(set(sample) - {"__key__"}):
-            data = codecs.encode(name, sample[name], quality=self.jpeg_quality, fps=fps)
+        for name in sorted(set(encoded) - {"__key__"}):
+            data = encoded[name]
             self._bytes += len(data)
             member = tarfile.TarInfo(f"{key}.{name}")
             member.size, member.mode = len(data), 0o444

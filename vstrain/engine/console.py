@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import sys
@@ -35,6 +36,7 @@ def set_up_logging(run_dir: Path, rank: int) -> None:
         screen.setFormatter(logging.Formatter("%(message)s"))
         log.addHandler(screen)
 
+    importlib.import_module("lightning.pytorch")  # it sets its loggers up when it is imported
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
 

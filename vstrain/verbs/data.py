@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
     if command.flags:
         raise ConfigError([Problem(command.flags[0], f"no such flag; see `vstrain data {name} --help`")])
     config = command.config()
-    with progress_bar(name) as advance:
+    with progress_bar("vstrain data") as advance:
         result = importlib.import_module(f"data_pipelines.{name}.run").run(config, advance)
     print(result.text, file=sys.stderr)
     return 0

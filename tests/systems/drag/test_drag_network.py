@@ -149,6 +149,16 @@ def answer(system, batch, **changed):
 
 
 @torch.no_grad()
+def test_encoder_starts_from_the_unet(make_system):
+    model = make_system().model
+    unet = dict(model.unet.named_parameters())
+    for name, parameter in model.encoder.unet.named_parameters():
+        wanted = unet[name][:, : parameter.shape[1]] if name == "conv_in.weight" else unet[name]
+        assert torch.equal(parameter, wanted), name
+        assert parameter.data_ptr() != unet[name].data_ptr()
+
+
+@torch.no_grad()
 def test_points_mean_nothing_at_first_and_something_later(make_system, make_batch, randomise_projections):
     system, batch = make_system(), make_batch()
     other = batch["maps"].roll(1, 0)

@@ -245,3 +245,8 @@ def test_ends_are_used_after_seconds_of_training(system, make_batch):
         values = system.eval().evaluate(batch)
     assert values["loss"].shape == (4,)
     assert values["loss_shuffled"].mean() > 1.5 * values["loss"].mean()
+
+
+def test_every_trainable_weight_gets_a_gradient(system, make_batch):
+    system.objective(make_batch(prepare, system.config)).loss.backward()
+    assert not [name for name, p in system.named_parameters() if p.requires_grad and p.grad is None]

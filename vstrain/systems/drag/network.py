@@ -1,12 +1,13 @@
 """The drag editor's networks and how they meet (spec drag, sections 1 and 3).
 
 encoder(source latent, empty text) -> bank        point network(id maps) -> projections -> points
-unet([z_t, mask, masked source latent], t, (empty text, image tokens), bank, points) -> epsilon
+unet([z_t, mask, masked source latent], t, (empty text, image tokens), bank, points) -> answer
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import NamedTuple
 
 import torch
@@ -82,9 +83,7 @@ class DragModel(nn.Module):
         self.codec = build_codec(config.codec)
         self.factor = config.codec.factor
         self.unet = pretrained.load_unet(config)
-        self.encoder = AppearanceEncoder(
-            pretrained.load_unet(config), config.codec.channels, config.points.fusion
-        )
+        self.encoder = AppearanceEncoder(deepcopy(self.unet), config.codec.channels, config.points.fusion)
         install(self.unet, config.points.fusion, config.image.tokens, config.attention)
         fused = fused_blocks(self.unet, config.points.fusion)
         levels = {name: block_level(name, len(config.unet.channels)) for name in fused}
@@ -94,7 +93,7 @@ class DragModel(nn.Module):
         )
         self.projections = PointProjections(levels, self.point_network.channels, widths)
         self.image_encoder = pretrained.ImageEncoder(config.image, config.text.width)
-        if config.image.adapter is not None and self.unet.device.type != "meta":
+        if config.image.adapter is not None and not pretrained.on_meta():
             pretrained.load_adapter(config.image.adapter, self.image_encoder.project, self.unet)
         self.register_buffer("empty_text", pretrained.empty_text(config.text))
         if not config.train_unet:

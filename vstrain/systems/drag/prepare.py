@@ -51,7 +51,7 @@ def _pairs(sample: dict) -> np.ndarray:
     points, where = sample["points.json"], f"sample {sample['__key__']}: points.json"
     try:
         pairs = np.array([points["handles"], points["targets"]], np.float64)
-    except (KeyError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise SampleError(
             f"{where} must hold 'handles' and 'targets', lists of [x, y] of one length ({error})"
         ) from error
