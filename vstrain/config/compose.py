@@ -60,7 +60,7 @@ class Composer:
                 hint = "expected key=value" if "=" not in text else str(error).splitlines()[0]
                 self.problems.append(Problem(text, hint, "command line"))
                 continue
-            wrong = self._check_choice(override) if self.is_group(override) else []
+            wrong = self._check_choice(override) if self.is_group(override) else self._check_name(override)
             self.problems += wrong
             if not wrong:
                 good[text] = override
@@ -68,7 +68,23 @@ class Composer:
         return list(good.values())
 
     def is_group(self, override: Override) -> bool:
-        return bool(self._options(override.key_or_group))
+        return "/" in override.key_or_group or bool(
+            self._options(override.key_or_group) and override.key_or_group not in self._foreign_groups()
+        )
+
+    def _foreign_groups(self) -> list[str]:
+        """Groups of the training root that this root does not compose: there, their names mean nothing."""
+        defaults = self.loader.repository.load_config(self.config_name).defaults_list
+        own = {default.group for default in defaults if hasattr(default, "group")}
+        return [] if self.config_name == "train" else [g for g in self.loader.list_groups("") if g not in own]
+
+    def _check_name(self, override: Override) -> list[Problem]:
+        """A key with the name of a foreign group cannot reach the validation: Hydra would look for a file."""
+        key = override.key_or_group
+        if key not in self._foreign_groups():
+            return []
+        keys = [str(name) for name in self.loader.repository.load_config(self.config_name).config]
+        return [Problem(key, f"no such key; {nearest(key, keys)}", f"override {override.input_line!r}")]
 
     def _options(self, group: str) -> list[str]:
         return self.loader.get_group_options(group)

@@ -36,10 +36,10 @@ def integers(keys, low: int, high: int, purpose: str):
 
 
 def _rows(keys, shape: tuple[int, ...], draw):
-    """One row a key, stacked. Keys on the meta device (`vstrain plan`) give a tensor without values."""
+    """One row a key, stacked. Keys without values (`vstrain plan`) give a tensor without values."""
     import torch
 
     if keys.device.type == "meta":
         dtype = torch.from_numpy(np.asarray(draw(0))).dtype
-        return torch.empty((len(keys), *shape), dtype=dtype, device="meta")
+        return torch.empty((len(keys), *shape), dtype=dtype, device=keys.device)
     return torch.from_numpy(np.stack([np.asarray(draw(key)) for key in keys.tolist()])).to(keys.device)

@@ -1,4 +1,5 @@
-"""What a run would need, counted on the meta device: no weights, no data, no GPU."""
+"""What a run would need, counted without weights, data or GPU: parameters on the meta
+device, FLOPs of one step on fake tensors."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import logging
 from pathlib import Path
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from vstrain.config import rundir
@@ -55,16 +57,11 @@ def count(system: System, config: PlanConfig) -> dict[str, int]:
 
 def flops(system: System, config: PlanConfig, item: dict) -> dict[str, int]:
     """FLOPs of one optimiser step of all ranks, forward and backward, from one sample a batch scaled to data.batch_size."""
-    batch = {
-        name: torch.empty((2, *shape), dtype=getattr(torch, dtype), device="meta")
-        for name, (shape, dtype) in item.items()
-    }
-    batch |= {
-        "key": torch.empty(2, dtype=torch.int64, device="meta"),
-        "weight": torch.empty(2, device="meta"),
-    }
-    with FlopCounterMode(display=False) as counter:
-        system.objective(batch).loss.backward()
+    keys = torch.arange(2)
+    with FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as counter:
+        system.to_empty(device="cpu")
+        batch = {name: torch.empty((2, *shape), dtype=getattr(torch, dtype)) for name, (shape, dtype) in item.items()}
+        system.objective(batch | {"key": keys, "weight": torch.ones(2)}).loss.backward()
     return {"flops_per_step": counter.get_total_flops() * config.data.batch_size // 2}
 
 

@@ -72,6 +72,15 @@ def build(config: TrainConfig) -> Path:
     return folder
 
 
+def one_sample(config: TrainConfig) -> dict:
+    """The first training sample of the embedded data set, rendered in memory."""
+    from data_pipelines.procedural import build as world
+    from data_pipelines.procedural.config import CONFIGS
+
+    kind = config.system.data_kind
+    return world.make(kind, CONFIGS[kind].model_validate(config.data.procedural), "train", 0)
+
+
 class progress_bar:
     """`with progress_bar(text) as advance: advance(stage, done, total)`: a bar at a terminal, a line for each tenth elsewhere."""
 

@@ -90,40 +90,37 @@ def test_guidance_scale_1_is_conditional_and_0_unconditional(make_config, make_s
 
 
 def pose_puzzle(count: int, generator: np.random.Generator) -> dict[str, torch.Tensor]:
-    """Objects of four flat random colours; each target is seen from one of the four condition poses and has that view's
-    colour. So neither conditions without pose nor pose without conditions can explain a target."""
-    azimuth = np.array([0.0, 90.0, 180.0, 270.0])
-    colours = generator.uniform(-1, 1, (count, 4, 3)).astype(np.float32)
-    chosen = generator.integers(0, 4, (count, 2))
+    """Flat pictures: red and blue belong to the object, green is the cosine of the azimuth that it is seen from. So a
+    target takes both, the conditions for red and blue and its own pose for green."""
+    azimuth = np.concatenate([generator.uniform(-180, 180, (count, 2)).round(), [[0, 90, 180, 270]] * count], axis=1)
+    colour = np.repeat(generator.uniform(-1, 1, (count, 1, 3)), 6, axis=1)
+    colour[..., 1] = np.cos(np.radians(azimuth))
+    views = torch.from_numpy(colour).float()[..., None, None].expand(-1, -1, -1, 8, 8).contiguous()
     zero = np.zeros(6)
-    code = [pose_code(zero, np.concatenate([azimuth[row], azimuth]), zero, 2, zero, zero) for row in chosen]
-    flat = torch.from_numpy(colours)[..., None, None].expand(-1, -1, -1, 8, 8)
     return {
-        "targets": torch.stack([flat[b, torch.from_numpy(row)] for b, row in enumerate(chosen)]),
-        "conditions": flat.contiguous(),
+        "targets": views[:, :2],
+        "conditions": views[:, 2:],
         "present": torch.ones(count, 4, dtype=torch.bool),
         "noise_level": torch.zeros(count, 4, dtype=torch.int64),
-        "code": torch.from_numpy(np.stack(code)),
+        "code": torch.from_numpy(np.stack([pose_code(zero, row, zero, 2, zero, zero) for row in azimuth])),
         "ids": torch.zeros(count, 8, dtype=torch.int64),
         "key": torch.from_numpy(generator.integers(0, 2**60, count)),
     }
 
 
-def test_only_conditions_and_pose_together_explain_the_target(make_config, make_system):
-    config = make_config(size=8, targets=2, picture_tokens="first", vision={"size": 8}, raw_noise_label=False,
-                         diffusion={"prediction": "sample", "loss_weight": "x0_capped"},
-                         unet={"channels": [32], "attention": [True]})
+def test_conditions_and_pose_together_explain_the_target(make_config, make_system):
+    """Under so much noise that the noisy target says next to nothing."""
+    config = make_config(size=8, targets=2, vision={"size": 8}, unet={"channels": [32], "attention": [True]},
+                         diffusion={"prediction": "sample", "beta_start": 0.05, "beta_end": 0.2})
     system = make_system(config, filled=False).train()
     generator = np.random.default_rng(0)
-    optimiser = torch.optim.AdamW([p for p in system.parameters() if p.requires_grad], lr=2e-3)
-    for _ in range(200):
+    optimiser = torch.optim.AdamW([p for p in system.parameters() if p.requires_grad], lr=3e-3)
+    for _ in range(100):
         optimiser.zero_grad()
         system.objective(pose_puzzle(16, generator)).loss.backward()
-        torch.nn.utils.clip_grad_norm_(system.parameters(), 1.0)
         optimiser.step()
     system.eval()
     with torch.no_grad():
         metrics = {name: value.mean().item() for name, value in system.evaluate(pose_puzzle(64, generator)).items()}
-    print(metrics)
     assert metrics["loss"] < 0.5 * metrics["loss_wrong_pose"]
     assert metrics["loss"] < 0.5 * metrics["loss_shuffled"]

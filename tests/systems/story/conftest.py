@@ -11,11 +11,12 @@ TINY = {
     "story_image": [
         "system.size=16", "system.images=2", "system.text.width=16", "system.text.length=8",
         "system.unet.channels=[16,32]", "system.codec.channels=12", "system.codec.factor=2",
+        "system.diffusion.prediction=sample",
     ],
     "story_motion": [
         "system.size=16", "system.frames=4", "system.text.width=16", "system.text.length=8",
         "system.unet.channels=[16,32]", "system.codec.channels=12", "system.codec.factor=2",
-        "system.vision.size=16", "system.predictor.width=16",
+        "system.vision.size=16", "system.predictor.width=16", "system.diffusion.prediction=sample",
     ],
 }  # fmt: skip
 
