@@ -90,6 +90,11 @@ class System(lightning.LightningModule):
         """Trainable parameters with their own rates; one group with everything by default."""
         return [ParamGroup("all", [p for p in self.parameters() if p.requires_grad])]
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are; Lightning's own record of it does not follow `to_empty`."""
+        return next((parameter.device for parameter in self.parameters()), super().device)
+
     # ---- what Lightning calls -------------------------------------------------------------------------------------
 
     def configure_model(self) -> None:

@@ -144,3 +144,16 @@ def test_status_tells_how_runs_stand(whole, vstrain):
     text = vstrain("status", whole).stdout
     assert "finished" in text and "step 12/12" in text and "val/loss" in text
     assert "no such folder" in vstrain("status", "nowhere", code=2).stderr
+
+
+def test_wandb_offline_continues_under_one_id_and_bf16_trains(vstrain, toy_words, tmp_path):
+    run = tmp_path / "run"
+    words = ["logger=wandb", "trainer.precision=bf16-mixed", f"run.dir={run}"]
+    vstrain(*toy_words, *words, code=75, TOY_SIGNAL_AT="5", WANDB_API_KEY="")
+    identity = (run / "wandb_id").read_text()
+    vstrain("train", f"resume={run}", WANDB_API_KEY="")
+    assert (run / "wandb_id").read_text() == identity
+    histories = [path.name for path in (run / "wandb").glob("offline-run-*")]
+    assert len(histories) == 2 and all(name.endswith(identity) for name in histories)
+    losses = [line["train/loss"] for line in metrics(run) if "train/loss" in line]
+    assert len(losses) == 12 and losses[-1] < losses[0]

@@ -39,7 +39,7 @@ def _rows(keys, shape: tuple[int, ...], draw):
     """One row a key, stacked. Keys without values (`vstrain plan`) give a tensor without values."""
     import torch
 
-    if keys.device.type == "meta":
+    if keys.device.type == "meta" or torch._subclasses.fake_tensor.is_fake(keys):
         dtype = torch.from_numpy(np.asarray(draw(0))).dtype
         return torch.empty((len(keys), *shape), dtype=dtype, device=keys.device)
     return torch.from_numpy(np.stack([np.asarray(draw(key)) for key in keys.tolist()])).to(keys.device)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import netrc
 import os
+import uuid
 from pathlib import Path
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
@@ -58,16 +60,22 @@ def build(config: TrainConfig, run_dir: Path, start_step: int) -> list[Logger]:
     return loggers
 
 
+def has_wandb_key() -> bool:
+    """A key in the environment, or one that `wandb login` has left in the netrc file."""
+    try:
+        return bool(os.environ.get("WANDB_API_KEY")) or any("wandb" in host for host in netrc.netrc().hosts)
+    except (FileNotFoundError, netrc.NetrcParseError):
+        return False
+
+
 def _wandb(config: TrainConfig, run_dir: Path, start_step: int) -> WandbLogger:
     """The run's id is kept in wandb_id, so that a resumed run continues the same history."""
-    import wandb
-
     file = run_dir / "wandb_id"
     if not file.exists():
-        file.write_text(wandb.util.generate_id())
+        file.write_text(uuid.uuid4().hex[:8])
     mode = config.logger.wandb.mode
     if mode == "auto":
-        mode = "online" if os.environ.get("WANDB_API_KEY") or wandb.api.api_key else "offline"
+        mode = "online" if has_wandb_key() else "offline"
     os.environ["WANDB_MODE"] = mode
     return WandbLogger(
         project=config.logger.wandb.project,

@@ -50,6 +50,7 @@ TINY = dict(
         layers=1,
         head_width=8,
         norm_groups=8,
+        from_scratch=False,
         gradient_checkpointing=False,
     ),
     text=dict(name="tiny", path=None, length=8, vocab=64, width=16, layers=1, heads=2),

@@ -110,8 +110,13 @@ def pose_puzzle(count: int, generator: np.random.Generator) -> dict[str, torch.T
 
 def test_conditions_and_pose_together_explain_the_target(make_config, make_system):
     """Under so much noise that the noisy target says next to nothing."""
-    config = make_config(size=8, targets=2, vision={"size": 8}, unet={"channels": [32], "attention": [True]},
-                         diffusion={"prediction": "sample", "beta_start": 0.05, "beta_end": 0.2})
+    config = make_config(
+        size=8,
+        targets=2,
+        vision={"size": 8},
+        unet={"channels": [32], "attention": [True], "from_scratch": True},
+        diffusion={"prediction": "sample", "beta_start": 0.05, "beta_end": 0.2},
+    )
     system = make_system(config, filled=False).train()
     generator = np.random.default_rng(0)
     optimiser = torch.optim.AdamW([p for p in system.parameters() if p.requires_grad], lr=3e-3)

@@ -3,12 +3,14 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from omegaconf import OmegaConf
 from torch import nn
 
+from vstrain.systems.multiview.cameras import pose_code
 from vstrain.systems.multiview.config import Config
 from vstrain.systems.multiview.network import MultiviewUNet
 from vstrain.systems.multiview.objective import Conditions
@@ -156,6 +158,23 @@ def test_every_part_of_the_conditions_has_an_effect(network):
     for name in ("ids", "latents", "features", "code"):
         changed = replace(conditions, **{name: getattr(conditions, name).roll(1, dims=0)})
         assert (answer(network, noisy, times(500), changed) - before).abs().max() > 1e-4, name
+
+
+@pytest.mark.parametrize(("azimuth", "nearest"), [(10, 0), (80, 1), (-170, 2), (-100, 3)])
+def test_from_scratch_a_target_first_reads_the_view_of_the_nearest_pose(make_config, make_system, azimuth, nearest):
+    """Before any training; all frames show one picture, so that poses alone tell the views apart. Keys begin equal to queries,
+    so those of a frame at the target's pose are what the target asks with."""
+    network = make_system(make_config(unet={"from_scratch": True}), filled=False).network
+    zero, turns, bank = np.zeros(2 + C), np.array([0, 0, 90, 180, 270, azimuth], dtype=float), {}
+    code = torch.from_numpy(pose_code(zero, turns, zero, 1, zero, zero)).expand(B, -1, -1)
+    same = make_conditions(views=C + 1)
+    same = replace(same, latents=draw(1, 1, 12, 8, 8).expand(B, C + 1, -1, -1, -1), code=code)
+    answer(network, draw(B, 1, 12, 8, 8), times(0), same, bank)
+    read = torch.zeros(C)
+    for keys, _ in bank.values():
+        scores = torch.einsum("bnqd,bcnkd->bnqck", keys[:, C], keys[:, :C]) / keys.shape[-1] ** 0.5
+        read += scores.flatten(-2).softmax(-1).unflatten(-1, (C, -1)).sum(-1).mean(dim=(0, 1, 2))
+    assert read.argmax() == nearest
 
 
 @pytest.mark.parametrize(("choice", "views"), [("first", 1), ("own", C)])

@@ -72,8 +72,8 @@ def save(photo: np.ndarray, disparity: np.ndarray, out: Path, name: str) -> list
     text.add_text("disparity_max", repr(high))  # of pixel value 65535
     paths = [out / f"{name}_{what}" for what in ("depth.npy", "depth.png", "side_by_side.png")]
     np.save(paths[0], disparity)
-    Image.fromarray(np.rint(unit * 65535).astype(np.uint16)).save(paths[1], pnginfo=text)
-    Image.fromarray(side_by_side(photo, unit)).save(paths[2])
+    Image.fromarray(np.rint(unit * 65535).astype(np.uint16)).save(paths[1], pnginfo=text, compress_level=1)
+    Image.fromarray(side_by_side(photo, unit)).save(paths[2], compress_level=1)
     return paths
 
 

@@ -97,7 +97,8 @@ class Sampling(Strict):
 
 class Config(SystemConfig):
     size: PositiveInt  # side of the square picture, pixels
-    crop_min: Annotated[float, Field(gt=0, le=1)]  # smallest training crop, share of the picture's short side
+    crop_margin: NonNegativeFloat  # around the box of points and mask, share of its side; training jitters it
+    crop_min: Annotated[float, Field(gt=0, le=1)]  # smallest crop, share of the picture's short side
     flip: Probability
     codec: Codec
     diffusion: Diffusion

@@ -17,14 +17,14 @@ def prepare(sample: dict, config: Config, rng: np.random.Generator, training: bo
     maps            int32 (2, S, S): ids of handles, of targets (see points.rasterise)
     handles, targets  float32 (P, 2): (x, y) pixels, NaN behind the last pair
 
-    Training takes 1..P pairs and a crop around them at random; otherwise P pairs and the largest square.
+    The picture is a crop around points and mask. Training jitters it, flips, and takes 1..P pairs at random.
     """
     source, target, mask = sample["src.webp"], sample["tgt.webp"], sample["mask.png"] > 127
     pairs = _pairs(sample)
     if training:
         pairs = _choose(pairs, config.points.permute_ids, rng)
     pairs = pairs[:, :MAX_PAIRS]
-    x, y, side = _window(pairs, mask.shape, config.crop_min if training else 1.0, rng)
+    x, y, side = _window(pairs, mask, config, rng if training else None)
     source, target = (
         _resize(picture[y : y + side, x : x + side], config.size) for picture in (source, target)
     )
@@ -70,23 +70,26 @@ def _choose(pairs: np.ndarray, permute: bool, rng: np.random.Generator) -> np.nd
 
 
 def _window(
-    pairs: np.ndarray, shape: tuple[int, int], smallest: float, rng: np.random.Generator
+    pairs: np.ndarray, mask: np.ndarray, config: Config, rng: np.random.Generator | None
 ) -> tuple[int, int, int]:
-    """(x, y, side) of a random square that holds all points where one can; side between `smallest` and 1
-    times the picture's short side."""
-    short = min(shape)
-    low = np.floor(pairs.min(axis=(0, 1)) + 0.5).astype(int)
-    high = np.floor(pairs.max(axis=(0, 1)) + 0.5).astype(int)
-    needed = min(int((high - low).max()) + 1, short)
-    side = int(rng.integers(max(needed, round(smallest * short)), short + 1))
-    corner = [_place(low[axis], high[axis], side, shape[1 - axis], rng) for axis in (0, 1)]
-    return corner[0], corner[1], side
+    """(x, y, side) of a square around all points and the mask, as far as the picture has room for one. Without `rng`
+    the box is in the middle of `crop_margin`; with it the margin is 0 to twice that and the box anywhere inside."""
+    corners = [np.floor(pairs.reshape(-1, 2) + 0.5).astype(int), np.argwhere(mask)[:, ::-1]]
+    low, high = (extreme(np.concatenate(corners), axis=0) for extreme in (np.min, np.max))
+    box, short = int((high - low).max()) + 1, min(mask.shape)
+    share = rng.random() if rng else 0.5
+    side = box * (1 + 4 * share * config.crop_margin)
+    side = min(max(round(side), round(config.crop_min * short)), short)
+    x, y = (_place(low[axis], high[axis], side, mask.shape[1 - axis], rng) for axis in (0, 1))
+    return x, y, side
 
 
-def _place(low: int, high: int, side: int, length: int, rng: np.random.Generator) -> int:
-    """Start of `side` pixels of `length` that hold low..high, or as many of them as fit."""
+def _place(low: int, high: int, side: int, length: int, rng: np.random.Generator | None) -> int:
+    """Start of `side` pixels of `length` that hold low..high, or the middle of it where they do not fit."""
     first, last = max(high - side + 1, 0), min(low, length - side)
-    return int(rng.integers(first, last + 1)) if first <= last else min(first, length - side)
+    if first <= last and rng:
+        return int(rng.integers(first, last + 1))
+    return min(max((low + high - side + 1) // 2, 0), length - side)
 
 
 def _resize(picture: np.ndarray, size: int) -> np.ndarray:

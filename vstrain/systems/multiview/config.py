@@ -26,6 +26,7 @@ class UNet(Strict):
     layers: PositiveInt  # residual blocks a level on the way down
     head_width: PositiveInt
     norm_groups: PositiveInt
+    from_scratch: bool  # how it begins, see vstrain.systems.multiview.network.build_unet; false: from a base model
     gradient_checkpointing: bool
 
     @model_validator(mode="after")

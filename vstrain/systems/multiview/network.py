@@ -93,9 +93,12 @@ class MultiviewUNet(nn.Module):
 
 
 def build_unet(config: Config) -> UNet2DConditionModel:
-    """A diffusers UNet with a camera MLP (its `class_embedding`, added to the time embedding) that begins
-    at zero, and the processors of vstrain.systems.multiview.attention: at step 0 each frame gets exactly
-    what the base model gives it, apart from what targets read in condition frames."""
+    """A diffusers UNet with a camera MLP (its `class_embedding`, added to the time embedding) and the processors of
+    vstrain.systems.multiview.attention.
+
+    From a base model the new layers begin at zero: at step 0 each frame gets exactly what the base model gives it,
+    apart from what targets read in condition frames. `from_scratch` they begin large enough to be read.
+    """
     shape = config.unet
     kinds = ["CrossAttn" if attention else "" for attention in shape.attention]
     unet = UNet2DConditionModel(
@@ -106,18 +109,33 @@ def build_unet(config: Config) -> UNet2DConditionModel:
         layers_per_block=shape.layers,
         down_block_types=[f"{kind}DownBlock2D" for kind in kinds],
         up_block_types=[f"{kind}UpBlock2D" for kind in reversed(kinds)],
-        attention_head_dim=[
-            width // shape.head_width for width in shape.channels
-        ],  # diffusers' name for heads
+        attention_head_dim=[width // shape.head_width for width in shape.channels],  # diffusers calls heads so
         cross_attention_dim=config.text.width,
         norm_num_groups=shape.norm_groups,
         use_linear_projection=True,
         class_embed_type="projection",
         projection_class_embeddings_input_dim=CODE_WIDTH,
     )
-    nn.init.zeros_(unet.class_embedding.linear_2.weight)
-    nn.init.zeros_(unet.class_embedding.linear_2.bias)
     install(unet, config.attention)
+    if shape.from_scratch:
+        _begin_with_resemblance(unet)
+    else:
+        nn.init.zeros_(unet.class_embedding.linear_2.weight)
+        nn.init.zeros_(unet.class_embedding.linear_2.bias)
     if shape.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     return unet
+
+
+@torch.no_grad()
+def _begin_with_resemblance(unet: UNet2DConditionModel) -> None:
+    """Ours, for training from scratch: self-attention begins with queries equal to keys, of unit variance, and pose
+    embeddings as large as other features. So targets first read equal places in views from near poses, which training
+    would otherwise have to find by chance."""
+    camera = unet.class_embedding
+    nn.init.normal_(camera.linear_1.weight)
+    nn.init.normal_(camera.linear_2.weight, std=2 * camera.linear_2.in_features**-0.5)
+    for name, module in unet.named_modules():
+        if name.endswith("attn1"):
+            nn.init.normal_(module.to_q.weight, std=module.to_q.in_features**-0.5)
+            module.to_k.weight.copy_(module.to_q.weight)

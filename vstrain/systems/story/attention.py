@@ -65,7 +65,7 @@ def consistent_attention(
     if images == 1 or sets.index.shape[-1] == 0:
         return _per_image(q, k, v, None, impl)
     rows = torch.arange(images, device=q.device)
-    others = torch.stack([rows[rows != i] for i in range(images)])  # (B, B - 1)
+    others = torch.tensor([[j for j in range(images) if j != i] for i in range(images)], device=q.device)  # (B, B - 1)
     token = sets.index[:, :, None, :, None].expand(-1, -1, heads, -1, dim)
 
     def with_others(x: Tensor) -> Tensor:
