@@ -8,7 +8,8 @@ KEYS = {
     "module": "vstrain.systems.drag",
     "data_kind": "drag",
     "size": 16,
-    "crop_min": 0.7,
+    "crop_margin": 0.15,
+    "crop_min": 0.4,
     "flip": 0.5,
     "codec": {"name": "space_to_depth", "path": None, "factor": 2, "channels": 12, "scale": 2.0},
     "diffusion": {

@@ -39,7 +39,7 @@ def centre(picture, channel):
 @pytest.mark.parametrize("seed", range(40))
 @pytest.mark.parametrize("size", [24, 64])
 def test_points_follow_the_colour_that_they_mark(seed, size, make_config):
-    config = make_config(size=size, crop_min=0.4)
+    config = make_config(size=size)
     item = prepare(sample(seed=seed), config, np.random.default_rng(seed), training=True)
     margin = 2.5 * size / (0.4 * 48) + 1  # nearer to the border, the crop may cut the block and move its centre
     for picture, points, channel in (("source", "handles", 0), ("target", "targets", 2)):
@@ -51,7 +51,7 @@ def test_points_follow_the_colour_that_they_mark(seed, size, make_config):
 
 def test_both_flips_and_many_crops_occur(make_config):
     items = [
-        prepare(sample(seed=3), make_config(crop_min=0.4), np.random.default_rng(i), True) for i in range(60)
+        prepare(sample(seed=3), make_config(), np.random.default_rng(i), True) for i in range(60)
     ]
     drags = np.array([item["targets"][0] - item["handles"][0] for item in items])
     assert 10 < (drags[:, 0] > 0).sum() < 50
@@ -77,9 +77,9 @@ def test_training_takes_every_number_of_pairs(make_config):
     assert set(counts) == {1, 2, 3, 4} and min(counts.count(n) for n in set(counts)) > 8
 
 
-def test_validation_changes_nothing_of_a_fitting_sample(make_config):
+def test_validation_changes_nothing_of_a_picture_that_its_box_fills(make_config):
     raw = sample(16, 16, pairs=3, block=1)
-    item = prepare(raw, make_config(size=16), np.random.default_rng(0), training=False)
+    item = prepare(raw, make_config(size=16, crop_min=1.0), np.random.default_rng(0), training=False)
     np.testing.assert_array_equal(item["source"], raw["src.webp"])
     np.testing.assert_array_equal(item["target"], raw["tgt.webp"])
     np.testing.assert_array_equal(item["mask"], raw["mask.png"] > 0)
@@ -87,15 +87,27 @@ def test_validation_changes_nothing_of_a_fitting_sample(make_config):
     assert np.isnan(item["handles"][3:]).all()
 
 
-def test_a_wide_picture_gives_a_square_with_its_points(make_config):
-    for seed in range(20):
-        raw = sample(32, 64, seed=seed)
-        item = prepare(raw, make_config(size=32), np.random.default_rng(seed), training=False)
-        assert item["source"].shape == (32, 32, 3)
-        span = np.ptp([raw["points.json"]["handles"][0][0], raw["points.json"]["targets"][0][0]])
-        if span < 32:
-            np.testing.assert_allclose(centre(item["source"], 0), item["handles"][0], atol=1.1)
-            assert np.isfinite(item["targets"][0]).all()
+def test_validation_crops_alike_every_time(make_config):
+    a, b = (prepare(sample(pairs=3), make_config(), np.random.default_rng(i), False) for i in range(2))
+    assert all(np.array_equal(a[name], b[name], equal_nan=name in ("handles", "targets")) for name in a)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_crop_holds_points_and_mask(training, make_config):
+    """Nothing of the mask is lost, wherever in a wide picture it is, when a square has room for it."""
+    scales = []
+    for seed in range(40):
+        raw = sample(40, 80, seed=seed)
+        handle, target = (np.array(raw["points.json"][name][0]) for name in ("handles", "targets"))
+        if np.abs(handle - target).max() > 40 - 5 or (handle == target).all():
+            continue
+        item = prepare(raw, make_config(size=40, flip=0.0), np.random.default_rng(seed), training)
+        drag = item["targets"][0] - item["handles"][0]
+        scale = np.linalg.norm(drag) / np.linalg.norm(target - handle)
+        before, after = (np.argwhere(mask) for mask in (raw["mask.png"], item["mask"]))
+        np.testing.assert_allclose(np.ptp(after, axis=0) + 1, (np.ptp(before, axis=0) + 1) * scale, atol=1 + scale)
+        scales.append(scale)
+    assert len(scales) > 15 and 0.99 < min(scales) < 1.3 and 1.5 < max(scales) <= 40 / 16 + 1e-6
 
 
 def test_permuted_numbers_only_when_asked(make_config):

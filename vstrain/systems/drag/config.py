@@ -16,13 +16,13 @@ from vstrain.config.schema import (
 )
 from vstrain.diffusion.config import Codec, Diffusion
 
+NonNegative = Annotated[float, Field(ge=0)]
+
 
 class UNet(Strict):
     """The inpainting UNet, which also gives the appearance encoder its layout and first weights."""
 
-    path: (
-        str | None
-    )  # folder of a 9-channel UNet2DConditionModel (diffusers layout); null starts from random weights
+    path: str | None  # folder of a 9-channel UNet (diffusers layout); null: random weights
     channels: list[PositiveInt]  # per resolution
     attention: list[bool]  # which resolutions have transformer blocks
     layers: PositiveInt  # residual blocks per resolution
@@ -48,9 +48,7 @@ class Points(Strict):
     """How handles and targets enter. A trained model reads only the encoding that it was trained with."""
 
     embed_dim: PositiveInt
-    fusion: Literal[
-        "full", "midup", "up"
-    ]  # which self-attention blocks read the reference and follow the points
+    fusion: Literal["full", "midup", "up"]  # blocks that read the reference
     ids: Literal["raw", "normalised", "sinusoidal"]
     permute_ids: bool  # number the pairs at random in training
     radius: NonNegativeInt  # of the drawn discs in pixels; 0: single pixels
@@ -59,9 +57,7 @@ class Points(Strict):
 class Text(Strict):
     """The empty prompt, the only text there is."""
 
-    path: (
-        str | None
-    )  # folder with tokenizer/ and text_encoder/ (CLIP, transformers layout); null: a fixed random stand-in
+    path: str | None  # folder with tokenizer/ and text_encoder/ of CLIP; null: a fixed stand-in
     length: PositiveInt
     width: PositiveInt
 
@@ -69,9 +65,7 @@ class Text(Strict):
 class Image(Strict):
     """Image prompt: CLIP's picture tower and the IP-Adapter's projection to a few tokens."""
 
-    path: (
-        str | None
-    )  # folder of a CLIPVisionModelWithProjection (transformers layout); null: a frozen random stand-in
+    path: str | None  # folder of a CLIPVisionModelWithProjection; null: a frozen stand-in
     adapter: str | None  # IP-Adapter weights (.bin or .safetensors) for the UNet above; null: random
     size: PositiveInt  # side of the tower's picture, pixels
     patch: PositiveInt
@@ -85,9 +79,7 @@ class Image(Strict):
 class Sampling(Strict):
     steps: PositiveInt
     prior: Literal["noise", "noised_source"]  # what the first latent is
-    prior_t: Literal[
-        "last", "first_timestep"
-    ]  # noise level of `noised_source`: the last of training, or the sampler's first
+    prior_t: Literal["last", "first_timestep"]  # noise level of `noised_source`
     spacing: Literal["leading", "trailing"]  # of the sampler's timesteps
     clip: PositiveFloat | None  # bound of a predicted clean latent
     guidance: PositiveFloat  # on the points alone; 1: no guidance
@@ -97,7 +89,7 @@ class Sampling(Strict):
 
 class Config(SystemConfig):
     size: PositiveInt  # side of the square picture, pixels
-    crop_margin: NonNegativeFloat  # around the box of points and mask, share of its side; training jitters it
+    crop_margin: NonNegative  # around the box of points and mask, share of its side; training jitters it
     crop_min: Annotated[float, Field(gt=0, le=1)]  # smallest crop, share of the picture's short side
     flip: Probability
     codec: Codec
