@@ -29,8 +29,11 @@ def main(samples: int) -> None:
                 build.build(kind, config, Path(folder), processes, lambda *step: None)
                 seconds = time.perf_counter() - start
             rate = (config.samples + 1) / seconds
-            print(f"{kind:10} {config.size}x{config.size}  {processes} process(es)  {rate:7.1f} samples/s  "
-                  f"{rate * pictures:7.1f} pictures/s", flush=True)
+            print(
+                f"{kind:10} {config.size}x{config.size}  {processes} process(es)  {rate:7.1f} samples/s  "
+                f"{rate * pictures:7.1f} pictures/s",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -18,9 +18,7 @@ def start(run_dir: Path, devices: int, replace: bool) -> int:
 
     replace: with one device, become that process (a single run); a sweep stays and waits.
     """
-    environment = os.environ | {
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores() // devices)))
-    }
+    environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores() // devices)))}
     if devices == 1:
         command = [sys.executable, "-m", "vstrain.worker", str(run_dir)]
         if replace:
@@ -40,9 +38,7 @@ def wait(command: list[str], environment: dict[str, str]) -> int:
         if child.poll() is None:
             child.send_signal(number)
 
-    kept = {
-        number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    }
+    kept = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     try:
         return child.wait()
     finally:
@@ -57,9 +53,7 @@ def exit_code(run_dir: Path, agent_code: int) -> int:
     except (OSError, ValueError):
         return agent_code or 1
     return (
-        state.get("code", agent_code or 1)
-        if state["status"] in ("finished", "stopped", "failed")
-        else agent_code or 1
+        state.get("code", agent_code or 1) if state["status"] in ("finished", "stopped", "failed") else agent_code or 1
     )
 
 

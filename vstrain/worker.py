@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 import os
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from vstrain.config import rundir
 from vstrain.config.problems import InputError
-from vstrain.config.schema import MODELS
+from vstrain.config.schema import MODELS, Strict
 from vstrain.config.validate import validate
 
 OK, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 75
@@ -50,28 +51,23 @@ def main(run_dir: Path) -> int:
     code = {"finished": OK, "stopped": STOPPED}[status]
     note(run_dir, status, code=code)
     if rank == 0:
-        log.info("%s", next_step(config.verb, status, run_dir))
+        log.info("%s", next_step(config, status, run_dir))
     shut_down()
     return code
 
 
-def next_step(verb: str, status: str, run_dir: Path) -> str:
-    """What to type next."""
+def next_step(config: Strict, status: str, run_dir: Path) -> str:
+    """What to type next: only what the system can do."""
     with contextlib.suppress(ValueError):
         run_dir = run_dir.relative_to(Path.cwd())
     if status == "stopped":
         return f"stopped and saved. Continue with:\n  vstrain train resume={run_dir}"
-    if verb != "train":
+    if config.verb != "train":
         return f"done: {run_dir}"
-    return "\n".join(
-        [
-            f"done: {run_dir}  (metrics.jsonl, pictures/, checkpoints/last)",
-            "next:",
-            f"  vstrain predict ckpt={run_dir} input=YOUR_PHOTO_OR_FOLDER",
-            f"  vstrain eval ckpt={run_dir}",
-            f"  vstrain export ckpt={run_dir}",
-        ]
-    )
+    words = {"predict": " input=YOUR_PHOTO_OR_FOLDER", "eval": "", "export": ""}
+    able = [verb for verb in words if verb == "eval" or importlib.util.find_spec(f"{config.system.module}.{verb}")]
+    lines = [f"  vstrain {verb} ckpt={run_dir}{words[verb]}" for verb in able]
+    return "\n".join([f"done: {run_dir}  (metrics.jsonl, pictures/, checkpoints/last)", "next:", *lines])
 
 
 def shut_down() -> None:

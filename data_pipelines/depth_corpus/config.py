@@ -15,9 +15,7 @@ class Config(Strict):
     overwrite: bool  # replace a data set that an earlier run left in `out`
 
     # pairing
-    image_pattern: (
-        str | None
-    )  # globs below a source folder; what the wildcards match must agree. null: by known names
+    image_pattern: str | None  # globs below a source folder; what the wildcards match must agree. null: by known names
     depth_pattern: str | None
     mask_pattern: str | None
     image_column: str | None  # columns of a manifest or a saved data set; null: by known names
@@ -27,9 +25,7 @@ class Config(Strict):
     # values
     unit: Literal["depth", "disparity"]
     depth_scale: PositiveFloat  # stored number x depth_scale = metres (unit=depth) or disparity
-    invalid: list[
-        float
-    ]  # stored numbers that mean "nothing measured", besides those that are <= 0 or not finite
+    invalid: list[float]  # stored numbers that mean "nothing measured", besides those that are <= 0 or not finite
     far: PositiveFloat | None  # unit=depth: farther than this many metres is invalid (a renderer's sky)
     min_valid: Probability  # smallest share of valid pixels
     mask: Literal["use", "ignore"]

@@ -44,9 +44,7 @@ def find(source: Path, config: Config) -> Found:
     """The pairs below `source`. Raises InputError when there is nothing to pair or more than one way to."""
     files = _walk(source)
     if not files:
-        raise InputError(
-            f"{source}: the folder is empty; expected images with depth files (layouts: docs/data.md)"
-        )
+        raise InputError(f"{source}: the folder is empty; expected images with depth files (layouts: docs/data.md)")
     if config.image_pattern:
         roles, other = _by_pattern(files, config)
         how = f"by image_pattern={config.image_pattern} and depth_pattern={config.depth_pattern}"
@@ -55,9 +53,7 @@ def find(source: Path, config: Config) -> Found:
         how = "by folder and file names"
     if config.mask == "ignore":
         other.update(
-            f"{PurePosixPath(file).suffix.lower()} (mask)"
-            for names in roles["mask"].values()
-            for file in names
+            f"{PurePosixPath(file).suffix.lower()} (mask)" for names in roles["mask"].values() for file in names
         )
         roles["mask"] = {}
     _refuse_ambiguity(source, roles)
@@ -150,9 +146,7 @@ def _by_pattern(files: list[str], config: Config) -> tuple[dict[str, dict[Name, 
                 f"{role}_pattern={pattern}: no file below the source matches it "
                 f"(the first file is {files[0]}); write the pattern relative to the source"
             )
-    return roles, Counter(
-        PurePosixPath(file).suffix.lower() or "no extension" for file in files if file not in used
-    )
+    return roles, Counter(PurePosixPath(file).suffix.lower() or "no extension" for file in files if file not in used)
 
 
 def _regex(glob: str) -> str:
@@ -240,9 +234,7 @@ def _lone(
         ("mask", "add the image or remove the mask"),
     ):
         lone += [
-            Rejected(
-                file, f"{role} without image", f"{source / file}: no image belongs to this {role} file; {fix}"
-            )
+            Rejected(file, f"{role} without image", f"{source / file}: no image belongs to this {role} file; {fix}")
             for file in roles[role].values()
             if file not in used
         ]

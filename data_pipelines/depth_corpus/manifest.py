@@ -42,8 +42,7 @@ def find(source: Path, config: Config) -> Found:
         )
     columns = list(dict.fromkeys(name for _, row in good for name in row))
     names = {
-        role: column(source, columns, role, getattr(config, f"{role}_column"))
-        for role in ("image", "depth", "mask")
+        role: column(source, columns, role, getattr(config, f"{role}_column")) for role in ("image", "depth", "mask")
     }
     pairs, seen = [], {}
     for line, row in good:
@@ -111,9 +110,7 @@ def _json_rows(source: Path, text: str) -> Iterator[tuple[int, dict | Rejected]]
             continue
         yield (
             number,
-            row
-            if isinstance(row, dict)
-            else _bad_line(source, number, f"a {type(row).__name__}, not an object"),
+            row if isinstance(row, dict) else _bad_line(source, number, f"a {type(row).__name__}, not an object"),
         )
 
 
@@ -122,9 +119,7 @@ def _bad_line(source: Path, line: int, what: str) -> Rejected:
     return Rejected(where, "bad manifest line", f"{where}: {what}; correct or remove this line")
 
 
-def _pair(
-    source: Path, row: dict, names: dict[str, str | None], config: Config, where: str
-) -> Pair | Rejected:
+def _pair(source: Path, row: dict, names: dict[str, str | None], config: Config, where: str) -> Pair | Rejected:
     values = {role: row.get(name) for role, name in names.items() if name}
     for role in ("image", "depth"):
         if not isinstance(values[role], str) or not values[role]:
@@ -135,9 +130,7 @@ def _pair(
             )
     split = row.get("split") or None
     if split is not None and str(split).lower() not in SPLITS:
-        return Rejected(
-            where, "bad manifest line", f"{where}: split {split!r}; expected train, val or nothing"
-        )
+        return Rejected(where, "bad manifest line", f"{where}: split {split!r}; expected train, val or nothing")
     image = Path(values["image"])
     mask = values.get("mask") if config.mask == "use" else None
     return Pair(

@@ -14,9 +14,7 @@ IMAGE_NAMES = ("image", "images", "img", "imgs", "im", "rgb", "color", "colors",
 DEPTH_NAMES = ("depth", "depths", "depthmap", "depthmaps", "disparity", "disparities", "disp", "disps",
                "gt", "groundtruth", "ground_truth")  # fmt: skip
 MASK_NAMES = ("mask", "masks", "valid", "validity")
-SPLITS = dict.fromkeys(("train", "training"), "train") | dict.fromkeys(
-    ("val", "valid", "validation", "test"), "val"
-)
+SPLITS = dict.fromkeys(("train", "training"), "train") | dict.fromkeys(("val", "valid", "validation", "test"), "val")
 
 
 @dataclass(frozen=True)
@@ -65,9 +63,7 @@ def guess_column(columns: list[str], names: tuple[str, ...]) -> str | None:
     A path is not a column name: it says that the header line is missing."""
     exact = [column for column in columns if column.lower() in names]
     words = {
-        column: set(re.split(r"[_\- \d]+", column.lower()))
-        for column in columns
-        if not re.search(r"[./\\]", column)
+        column: set(re.split(r"[_\- \d]+", column.lower())) for column in columns if not re.search(r"[./\\]", column)
     }
     parts = [column for column, said in words.items() if said & set(names)]
     for candidates in (exact, parts):

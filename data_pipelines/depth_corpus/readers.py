@@ -81,9 +81,7 @@ def read_mask(name: str, data: bytes | np.ndarray) -> np.ndarray:
         return read_depth(name, data) != 0
     image = _open(name, data, "a mask (png, npy or another picture)")
     threshold = 127 if image.format in LOSSY else 0
-    values = np.asarray(
-        image if image.mode in ("1", "L", "P") or image.mode[0] in "IF" else image.convert("RGB")
-    )
+    values = np.asarray(image if image.mode in ("1", "L", "P") or image.mode[0] in "IF" else image.convert("RGB"))
     return (values if values.ndim == 2 else values.max(axis=2)) > threshold
 
 
@@ -124,9 +122,7 @@ def _open(name: str, data: bytes, expected: str) -> Image.Image:
         raise ReadError(f"{name}: not a picture that can be read; expected {expected}") from error
     except Image.DecompressionBombError as error:
         raise ReadError(f"{name}: more than {2 * Image.MAX_IMAGE_PIXELS} pixels; shrink it first") from error
-    except (
-        Exception
-    ) as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ... for damaged files
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ... for damaged files
         raise ReadError(f"{name}: damaged ({error}); write it again or remove it") from error
     return image
 
@@ -134,9 +130,7 @@ def _open(name: str, data: bytes, expected: str) -> Image.Image:
 def _png(name: str, data: bytes) -> np.ndarray:
     image = _open(name, data, "depth as 16-bit PNG, EXR, NPY, NPZ, TIFF or PFM")
     if image.format in LOSSY:
-        raise ReadError(
-            f"{name}: {image.format} loses depth; expected 16-bit PNG, EXR, NPY, NPZ, TIFF or PFM"
-        )
+        raise ReadError(f"{name}: {image.format} loses depth; expected 16-bit PNG, EXR, NPY, NPZ, TIFF or PFM")
     if image.mode == "P":
         raise ReadError(f"{name}: a palette picture, not numbers; expected a single-channel 16-bit PNG")
     return _grey(name, np.asarray(image))
@@ -147,9 +141,7 @@ def _grey(name: str, values: np.ndarray) -> np.ndarray:
     if values.ndim == 3 and values.shape[2] in (3, 4) and (values[..., :3] == values[..., :1]).all():
         return values[..., 0]
     if values.ndim == 3 and values.shape[2] > 1:
-        raise ReadError(
-            f"{name}: a colour picture, not depth; expected one channel (a colour map cannot be undone)"
-        )
+        raise ReadError(f"{name}: a colour picture, not depth; expected one channel (a colour map cannot be undone)")
     return values
 
 
@@ -160,9 +152,7 @@ def _numpy(name: str, data: bytes, form: str) -> np.ndarray:
             return loaded
         names = [key for key in loaded.files if key.lower() in DEPTH_NAMES] or loaded.files
         if len(names) != 1:
-            raise ReadError(
-                f"{name}: holds the arrays {', '.join(loaded.files)}; expected one, or one named depth"
-            )
+            raise ReadError(f"{name}: holds the arrays {', '.join(loaded.files)}; expected one, or one named depth")
         return loaded[names[0]]
     except (ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile) as error:
         if isinstance(error, ReadError):
@@ -176,15 +166,11 @@ def _pfm(name: str, data: bytes) -> np.ndarray:
     """Portable float map: 'Pf', width, height, a number whose sign is the byte order, rows bottom up."""
     header = re.match(rb"(P[fF])\s+(\d+)\s+(\d+)\s+([-+.\deE]+)[ \t\r]*\n", data)
     if header is None:
-        raise ReadError(
-            f"{name}: the header is not that of a PFM file (Pf, width height, scale); write it again"
-        )
+        raise ReadError(f"{name}: the header is not that of a PFM file (Pf, width height, scale); write it again")
     channels, width, height = 3 if header[1] == b"PF" else 1, int(header[2]), int(header[3])
     body, expected = data[header.end() :], 4 * width * height * channels
     if len(body) != expected:
-        raise ReadError(
-            f"{name}: {len(body)} bytes of pixels, a {width}x{height} PFM has {expected}; write it again"
-        )
+        raise ReadError(f"{name}: {len(body)} bytes of pixels, a {width}x{height} PFM has {expected}; write it again")
     order = "<f4" if float(header[4]) < 0 else ">f4"
     values = np.frombuffer(body, order).reshape(height, width, channels)[::-1].astype(np.float32)
     return _grey(name, values) if channels == 3 else values[..., 0]
@@ -219,7 +205,5 @@ def _plane(name: str, values: np.ndarray) -> np.ndarray:
     if values.ndim == 3 and 1 in (values.shape[0], values.shape[2]):
         values = values[0] if values.shape[0] == 1 else values[..., 0]
     if values.ndim != 2 or values.dtype.kind not in "buif" or not values.size:
-        raise ReadError(
-            f"{name}: an array {values.shape} of {values.dtype}; expected numbers (H, W) or (H, W, 1)"
-        )
+        raise ReadError(f"{name}: an array {values.shape} of {values.dtype}; expected numbers (H, W) or (H, W, 1)")
     return np.ascontiguousarray(values)

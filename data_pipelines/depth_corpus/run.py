@@ -114,13 +114,9 @@ def _out(config: Config) -> Path:
         raise InputError(f"{out}: is a file; expected a folder to write shards to, choose another with out=")
     if out.is_dir() and any(out.iterdir()):
         if not (out / SUMMARY).is_file():
-            raise InputError(
-                f"{out}: not empty and not written by depth_corpus; choose another folder with out="
-            )
+            raise InputError(f"{out}: not empty and not written by depth_corpus; choose another folder with out=")
         if not config.overwrite:
-            raise InputError(
-                f"{out}: holds a data set already; overwrite=true replaces it, out= writes elsewhere"
-            )
+            raise InputError(f"{out}: holds a data set already; overwrite=true replaces it, out= writes elsewhere")
     return out
 
 
@@ -133,9 +129,7 @@ def _find(config: Config) -> Found:
     elif source.suffix.lower() in manifest.SUFFIXES:
         found = manifest.find(source, config)
     else:
-        raise InputError(
-            f"{source}: not a manifest; expected a folder or one of {', '.join(manifest.SUFFIXES)}"
-        )
+        raise InputError(f"{source}: not a manifest; expected a folder or one of {', '.join(manifest.SUFFIXES)}")
     return Found(found.how, clean_keys(found.pairs), found.rejected)
 
 
@@ -147,18 +141,13 @@ def _choose(pairs: list[Pair], config: Config) -> tuple[list[Pair], int]:
     split. Where no hash falls below val_fraction, the smallest becomes val."""
     ordered = sorted(pairs, key=lambda pair: (_unit_hash(config.seed, "order", pair.key), pair.key))
     chosen = ordered[: config.limit]
-    side = {
-        pair.key: pair.key if config.split_by == "sample" else pair.group
-        for pair in chosen
-        if pair.split is None
-    }
+    side = {pair.key: pair.key if config.split_by == "sample" else pair.group for pair in chosen if pair.split is None}
     spot = {name: _unit_hash(config.seed, "split", name) for name in side.values()}
     val = {name for name, at in spot.items() if at < config.val_fraction}
     if not val and len(spot) > 1 and config.val_fraction > 0 and all(pair.split is None for pair in chosen):
         val = {min(spot, key=spot.get)}
     split = [
-        pair if pair.split else replace(pair, split="val" if side[pair.key] in val else "train")
-        for pair in chosen
+        pair if pair.split else replace(pair, split="val" if side[pair.key] in val else "train") for pair in chosen
     ]
     return split, len(ordered) - len(chosen)
 
@@ -235,13 +224,9 @@ def _quiet() -> None:
 def _warnings(kept: dict[str, int], notes: Counter, medians: list[float], config: Config) -> list[str]:
     warnings = [f"{count} of {sum(kept.values())} samples: {note}" for note, count in sorted(notes.items())]
     if medians and config.unit == "depth" and np.median(medians) > FAR_AWAY:
-        warnings.append(
-            f"the median depth is {np.median(medians):.4g} m; is depth_scale=0.001 (millimetres) missing?"
-        )
+        warnings.append(f"the median depth is {np.median(medians):.4g} m; is depth_scale=0.001 (millimetres) missing?")
     if sum(kept.values()) and not kept["val"]:
-        warnings.append(
-            "no sample fell to val; a larger val_fraction= or split_by=sample makes a validation set"
-        )
+        warnings.append("no sample fell to val; a larger val_fraction= or split_by=sample makes a validation set")
     if sum(kept.values()) and not kept["train"]:
         warnings.append("no sample fell to train; a smaller val_fraction= leaves some")
     return warnings

@@ -17,9 +17,7 @@ INTEGER_METRES = (
     "whole numbers at depth_scale=1.0 are whole metres; millimetres want depth_scale=0.001 (Kinect, RealSense, ScanNet), "
     "TUM depth_scale=0.0002, KITTI depth_scale=0.00390625"
 )
-UNSURE_TURN = (
-    "an EXIF rotation was applied that the sizes cannot confirm; exif=ignore where the depth is not turned"
-)
+UNSURE_TURN = "an EXIF rotation was applied that the sizes cannot confirm; exif=ignore where the depth is not turned"
 
 
 class Refused(ValueError):
@@ -57,9 +55,7 @@ def _build(pair: Pair, config: Config) -> Built:
             "or unit=disparity if it is a relative disparity picture",
         )
     notes += [EIGHT_BIT] if raw.dtype.itemsize == 1 else []
-    notes += (
-        [INTEGER_METRES] if raw.dtype.kind in "ui" and config.unit == "depth" and config.depth_scale == 1 else []
-    )
+    notes += [INTEGER_METRES] if raw.dtype.kind in "ui" and config.unit == "depth" and config.depth_scale == 1 else []
     values = _scaled(raw, config)
     if pair.mask is not None:
         mask = _read("mask", pair.mask, read_mask)
@@ -81,8 +77,7 @@ def _build(pair: Pair, config: Config) -> Built:
     if share < config.min_valid:
         raise Refused(
             "too few valid pixels",
-            f"{pair.depth}: {share:.1%} of the pixels are valid, min_valid={config.min_valid:g} "
-            "asks for more",
+            f"{pair.depth}: {share:.1%} of the pixels are valid, min_valid={config.min_valid:g} asks for more",
         )
     meta = {
         "unit": config.unit,
@@ -130,16 +125,8 @@ def _read(role: str, source: Path | Cell, reader):
 def _image(name: str, data: bytes | np.ndarray) -> tuple[np.ndarray, int]:
     if not isinstance(data, np.ndarray):
         return read_image(name, data)
-    if (
-        data.ndim != 3
-        or data.shape[2] != 3
-        or data.min() < 0
-        or data.max() > 255
-        or data.dtype.kind not in "ui"
-    ):
-        raise ReadError(
-            f"{name}: an array {data.shape} of {data.dtype}; expected whole numbers 0..255 (H, W, 3) RGB"
-        )
+    if data.ndim != 3 or data.shape[2] != 3 or data.min() < 0 or data.max() > 255 or data.dtype.kind not in "ui":
+        raise ReadError(f"{name}: an array {data.shape} of {data.dtype}; expected whole numbers 0..255 (H, W, 3) RGB")
     return data.astype(np.uint8), 1
 
 
@@ -176,9 +163,7 @@ def _scaled(raw: np.ndarray, config: Config) -> np.ndarray:
     return values
 
 
-def _same_size(
-    pair: Pair, image: np.ndarray, values: np.ndarray, config: Config
-) -> tuple[np.ndarray, np.ndarray]:
+def _same_size(pair: Pair, image: np.ndarray, values: np.ndarray, config: Config) -> tuple[np.ndarray, np.ndarray]:
     if image.shape[:2] == values.shape:
         return image, values
     said = f"{pair.image}: the image is {_size(image)}, its depth {_size(values)} (width x height)"
@@ -202,9 +187,7 @@ def _shrunk(image: np.ndarray, values: np.ndarray, side: int | None) -> tuple[np
     if side is None or max(values.shape) <= side:
         return image, values
     height, width = (max(1, round(n * side / max(values.shape))) for n in values.shape)
-    return _resized(image, (height, width)), cv2.resize(
-        values, (width, height), interpolation=cv2.INTER_NEAREST_EXACT
-    )
+    return _resized(image, (height, width)), cv2.resize(values, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
 
 
 def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -219,7 +202,5 @@ def _size(array: np.ndarray) -> str:
 def _name(source: Path | Cell, config: Config) -> str:
     root = Path(config.source) if Path(config.source).is_dir() else Path(config.source).parent
     return (
-        source.relative_to(root).as_posix()
-        if isinstance(source, Path) and source.is_relative_to(root)
-        else str(source)
+        source.relative_to(root).as_posix() if isinstance(source, Path) and source.is_relative_to(root) else str(source)
     )

@@ -24,9 +24,7 @@ def find(source: Path, config: Config) -> Found:
     try:
         loaded = datasets.load_from_disk(str(source))
     except Exception as error:
-        raise InputError(
-            f"{source}: datasets cannot open it ({error}); save it again with save_to_disk"
-        ) from error
+        raise InputError(f"{source}: datasets cannot open it ({error}); save it again with save_to_disk") from error
     tables = dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {None: loaded}
     pairs, said = [], []
     for split, table in tables.items():

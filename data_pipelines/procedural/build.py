@@ -20,7 +20,7 @@ import xxhash
 from data_pipelines.procedural.config import World, splits
 from vstrain.data.writer import ShardWriter, encode_sample
 
-VERSION = 2  # raise it when the same config would render other pictures
+VERSION = 3  # raise it when the same config would render other pictures
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 Progress = Callable[[str, int, int], None]  # (split, samples done, samples in all)
@@ -47,8 +47,9 @@ def build(kind: str, config: World, directory: Path, processes: int, progress: P
                     progress(split, done, count)
 
 
-def _samples(pool: ProcessPoolExecutor | None, processes: int, kind: str, config: World, split: str,
-             count: int) -> Iterator[dict]:
+def _samples(
+    pool: ProcessPoolExecutor | None, processes: int, kind: str, config: World, split: str, count: int
+) -> Iterator[dict]:
     """The samples in order; with a pool, a few are rendered ahead, never all of them."""
     if pool is None:
         yield from (make(kind, config, split, index) for index in range(count))

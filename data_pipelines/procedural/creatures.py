@@ -24,7 +24,13 @@ BODIES: dict[str, tuple[Shape, tuple[float, float, float]]] = {
     "egg-shaped": (Ball(), (0.34, 0.36, 0.5)),
 }
 EXTRAS = ("ears", "horns", "hat", "star", "nothing")
-WITH = {"ears": "long ears", "horns": "two horns", "hat": "a hat", "star": "a star on its head", "nothing": "a bare head"}
+WITH = {
+    "ears": "long ears",
+    "horns": "two horns",
+    "hat": "a hat",
+    "star": "a star on its head",
+    "nothing": "a bare head",
+}
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,9 @@ class Character:
 
     @property
     def description(self) -> str:
-        coat = self.colour if self.pattern == "plain" else f"{self.colour} and {self.second} {looks.CALLED[self.pattern]}"
+        coat = (
+            self.colour if self.pattern == "plain" else f"{self.colour} and {self.second} {looks.CALLED[self.pattern]}"
+        )
         return f"{'an' if coat[0] in 'aeiou' else 'a'} {coat} {self.body} creature with {WITH[self.extra]}"
 
 
@@ -73,16 +81,24 @@ def build(who: Character, step: float = 0.0) -> list[Part]:
 def _extra(extra: str, trim: Material, top: float) -> list[Part]:
     match extra:
         case "ears":
-            return [part(Ball(), trim, (0, 0.16 * side, top + 0.2), (0.07, 0.09, 0.28), turn("x", -14 * side))
-                    for side in (-1, 1)]
+            return [
+                part(Ball(), trim, (0, 0.16 * side, top + 0.2), (0.07, 0.09, 0.28), turn("x", -14 * side))
+                for side in (-1, 1)
+            ]
         case "horns":
-            return [part(Frustum(0.0), trim, (0, 0.2 * side, top + 0.08), (0.09, 0.09, 0.18), turn("x", -22 * side))
-                    for side in (-1, 1)]
+            return [
+                part(Frustum(0.0), trim, (0, 0.2 * side, top + 0.08), (0.09, 0.09, 0.18), turn("x", -22 * side))
+                for side in (-1, 1)
+            ]
         case "hat":
-            return [part(Frustum(), trim, (0, 0, top + 0.02), (0.3, 0.3, 0.025)),
-                    part(Frustum(0.85), trim, (0, 0, top + 0.17), (0.19, 0.19, 0.15))]
+            return [
+                part(Frustum(), trim, (0, 0, top + 0.02), (0.3, 0.3, 0.025)),
+                part(Frustum(0.85), trim, (0, 0, top + 0.17), (0.19, 0.19, 0.15)),
+            ]
         case "star":
-            return [part(Prism(GLYPHS["star"]), trim, (0, 0, top + 0.2), (0.22, 0.22, 0.06), turn("z", 90) @ turn("x", 90))]
+            return [
+                part(Prism(GLYPHS["star"]), trim, (0, 0, top + 0.2), (0.22, 0.22, 0.06), turn("z", 90) @ turn("x", 90))
+            ]
     return []
 
 
@@ -97,14 +113,22 @@ class Pose:
 
 
 def walks(t: float, along: float) -> Pose:
-    return Pose((0.0, along * (2 * t - 1), 0.05 * abs(np.sin(6 * np.pi * t))), ("x", 4 * np.sin(6 * np.pi * t)),
-                90 * np.sign(along) * 0.55, np.sin(6 * np.pi * t))
+    return Pose(
+        (0.0, along * (2 * t - 1), 0.05 * abs(np.sin(6 * np.pi * t))),
+        ("x", 4 * np.sin(6 * np.pi * t)),
+        90 * np.sign(along) * 0.55,
+        np.sin(6 * np.pi * t),
+    )
 
 
 def runs(t: float, along: float) -> Pose:
     """Speeds up all the way."""
-    return Pose((0.0, along * 1.6 * (t * t - 0.5), 0.12 * abs(np.sin(10 * np.pi * t * t))), ("y", 12.0),
-                90 * np.sign(along) * 0.55, np.sin(10 * np.pi * t * t))
+    return Pose(
+        (0.0, along * 1.6 * (t * t - 0.5), 0.12 * abs(np.sin(10 * np.pi * t * t))),
+        ("y", 12.0),
+        90 * np.sign(along) * 0.55,
+        np.sin(10 * np.pi * t * t),
+    )
 
 
 def jumps(t: float, along: float) -> Pose:
@@ -126,8 +150,9 @@ def dances(t: float, along: float) -> Pose:
     return Pose((0.0, 0.25 * np.sin(beat), 0.08 * abs(np.cos(beat))), ("x", -16 * np.sin(beat)), 20 * np.sin(beat / 2))
 
 
-ACTIVITIES: dict[str, Callable[[float, float], Pose]] = {act.__name__: act for act in
-                                                         (walks, runs, jumps, spins, rolls, dances)}
+ACTIVITIES: dict[str, Callable[[float, float], Pose]] = {
+    act.__name__: act for act in (walks, runs, jumps, spins, rolls, dances)
+}
 
 
 def act(who: Character, activity: str, t: float, along: float, mark, facing: float, group: int) -> list[Part]:

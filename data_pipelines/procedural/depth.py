@@ -30,8 +30,14 @@ def make(config: DepthWorld, split: str, index: int) -> dict:
     view = render(scene, camera, config.size, config.size)
     rgb = photograph(view.rgb, rng) if look == "real" else view.rgb
     depth = np.where(np.isfinite(view.depth), view.depth, 0).astype(np.float32)
-    facts = {"unit": "depth", "look": look, "source": "procedural", "scene": name, "fovy": round(camera.fovy, 3),
-             "invalid": "0: sky"}
+    facts = {
+        "unit": "depth",
+        "look": look,
+        "source": "procedural",
+        "scene": name,
+        "fovy": round(camera.fovy, 3),
+        "invalid": "0: sky",
+    }
     return {"__key__": f"{split}_{index:07d}", "jpg": rgb, "depth.pco": depth, "json": facts}
 
 
@@ -71,6 +77,13 @@ def scattered(rng: np.random.Generator, count: int, near: float, far: float, spr
     return spots
 
 
+def air(rng: np.random.Generator, look: Look, reach: float, most: float = 0.75) -> float:
+    """Haze a metre. The far end, `reach` metres away, takes half of `most` to `most` of the horizon's colour in synthetic
+    air, which lets even a small network see distance; in the real look anything from nothing to that."""
+    share = rng.uniform(0.5 * most, most) if look == "synthetic" else rng.uniform(0.0, most)
+    return float(-np.log(1 - share) / reach)
+
+
 def outdoors(rng: np.random.Generator, look: Look) -> tuple[Scene, Camera]:
     """Open ground with things near and far, sometimes hills and blocks on the horizon."""
     colours = looks.palette(rng, look)
@@ -88,11 +101,16 @@ def outdoors(rng: np.random.Generator, look: Look) -> tuple[Scene, Camera]:
         up = 0.0 if isinstance(shape, Ball) else half[2]
         parts.append(part(shape, paint(3), where + [0, 0, up], half, turn("z", rng.uniform(0, 90))))
     sky, lights = looks.daylight(rng, look)
-    haze = rng.uniform(0.0, 0.012) if look == "synthetic" else rng.uniform(0.005, 0.06)
     high = rng.uniform(0.7, 3.5)
-    camera = look_at((0, 0, high), (10, rng.uniform(-1.5, 1.5), high + 10 * np.tan(rng.uniform(-0.42, 0.08))),
-                     rng.uniform(40, 65), rng.normal(0, 3))
-    return Scene(parts, lights, sky, 0.75 if look == "synthetic" else rng.uniform(0.5, 1.1), haze), camera
+    camera = look_at(
+        (0, 0, high),
+        (10, rng.uniform(-1.5, 1.5), high + 10 * np.tan(rng.uniform(-0.42, 0.08))),
+        rng.uniform(40, 65),
+        rng.normal(0, 3),
+    )
+    return Scene(
+        parts, lights, sky, 0.75 if look == "synthetic" else rng.uniform(0.5, 1.1), air(rng, look, FAR)
+    ), camera
 
 
 def _room(rng: np.random.Generator, look: Look, half: np.ndarray, paint: props.Paint) -> list[Part]:
@@ -124,7 +142,7 @@ def indoors(rng: np.random.Generator, look: Look) -> tuple[Scene, Camera]:
     aim = np.array([half[0] * rng.uniform(0.2, 0.8), half[1] * rng.uniform(-0.6, 0.6), rng.uniform(0.2, 1.3)])
     sky, lights = looks.lamplight(rng, look, half)
     camera = look_at(eye, aim, rng.uniform(50, 72), rng.normal(0, 2))
-    return Scene(parts, lights, sky, rng.uniform(0.7, 1.0)), camera
+    return Scene(parts, lights, sky, rng.uniform(0.7, 1.0), air(rng, look, 2 * half[0], 0.5)), camera
 
 
 def corridor(rng: np.random.Generator, look: Look) -> tuple[Scene, Camera]:
@@ -135,14 +153,17 @@ def corridor(rng: np.random.Generator, look: Look) -> tuple[Scene, Camera]:
     column, thick = paint(0.6), rng.uniform(0.1, 0.25)
     shape = Box() if rng.random() < 0.5 else Frustum()
     for x in np.arange(-half[0] + 2.5, half[0], rng.uniform(2.0, 3.5)):
-        parts += [part(shape, column, (x, s * (half[1] - 1.5 * thick), half[2]), (thick, thick, half[2])) for s in (-1, 1)]
+        parts += [
+            part(shape, column, (x, s * (half[1] - 1.5 * thick), half[2]), (thick, thick, half[2])) for s in (-1, 1)
+        ]
     count = int(rng.integers(3, 7))
     spots = np.stack([rng.uniform(-0.6, 0.8, count) * half[0], rng.uniform(-0.6, 0.6, count) * half[1]], 1)
     parts += place(rng, pick(rng, props.SMALL + props.FURNITURE, count, paint), spots, rng.uniform(0.5, 1.2, count))
     eye = np.array([-0.97 * half[0], half[1] * rng.uniform(-0.5, 0.5), rng.uniform(0.6, 1.8)])
     aim = np.array([rng.uniform(-0.5, 0.8) * half[0], half[1] * rng.uniform(-0.7, 0.7), rng.uniform(0.3, 1.6)])
     sky, lights = looks.lamplight(rng, look, half)
-    return Scene(parts, lights, sky, rng.uniform(0.8, 1.1)), look_at(eye, aim, rng.uniform(48, 68), rng.normal(0, 2))
+    scene = Scene(parts, lights, sky, rng.uniform(0.8, 1.1), air(rng, look, 2 * half[0], 0.5))
+    return scene, look_at(eye, aim, rng.uniform(48, 68), rng.normal(0, 2))
 
 
 def closeup(rng: np.random.Generator, look: Look) -> tuple[Scene, Camera]:
@@ -150,20 +171,30 @@ def closeup(rng: np.random.Generator, look: Look) -> tuple[Scene, Camera]:
     paint = props.painter(rng, looks.palette(rng, look), look)
     depth = rng.uniform(1.5, 6.0)
     wall = paint(1.0, ("plain", "cloudy", "dots", "stripes", "bricks"))
-    parts = [part(Disc(), paint(1.2, ("wood", "planks", "checker", "plain", "marble")), (0, 0, 0), FAR),
-             part(Box(), wall, (depth + 1, 0, 5), (0.1, 12, 5), turn("z", rng.uniform(-25, 25)))]
+    parts = [
+        part(Disc(), paint(1.2, ("wood", "planks", "checker", "plain", "marble")), (0, 0, 0), FAR),
+        part(Box(), wall, (depth + 1, 0, 5), (0.1, 12, 5), turn("z", rng.uniform(-25, 25))),
+    ]
     count = int(rng.integers(4, 10))
     spots = scattered(rng, count, 1.0, max(2.0, depth), 0.6) - [1.2, 0]
     parts += place(rng, pick(rng, props.SMALL, count, paint), spots, rng.uniform(0.25, 0.75, count))
     if rng.random() < 0.4:
         glyph = Prism(list(GLYPHS.values())[rng.integers(len(GLYPHS))])
-        parts.append(part(glyph, paint(0.4), (*(rng.uniform(-0.4, 0.6, 2)), rng.uniform(0.6, 1.0)), (0.3, 0.3, 0.08),
-                          turn("z", rng.uniform(0, 360)) @ turn("x", rng.uniform(30, 150))))
+        parts.append(
+            part(
+                glyph,
+                paint(0.4),
+                (*(rng.uniform(-0.4, 0.6, 2)), rng.uniform(0.6, 1.0)),
+                (0.3, 0.3, 0.08),
+                turn("z", rng.uniform(0, 360)) @ turn("x", rng.uniform(30, 150)),
+            )
+        )
     eye = np.array([-rng.uniform(1.2, 2.2), rng.uniform(-0.6, 0.6), rng.uniform(0.3, 2.2)])
     aim = np.array([rng.uniform(0.0, 0.8), rng.uniform(-0.3, 0.3), rng.uniform(0.0, 0.4)])
     sky, lights = looks.daylight(rng, look)
     camera = look_at(eye, aim, rng.uniform(42, 62), rng.normal(0, 4))
-    return Scene(parts, lights, sky, 0.75 if look == "synthetic" else rng.uniform(0.5, 1.0)), camera
+    haze = air(rng, look, depth + 3, 0.5)
+    return Scene(parts, lights, sky, 0.75 if look == "synthetic" else rng.uniform(0.5, 1.0), haze), camera
 
 
 SCENES = {"outdoors": outdoors, "indoors": indoors, "corridor": corridor, "closeup": closeup}

@@ -51,10 +51,20 @@ def make(config: DragWorld, split: str, index: int) -> dict:
         "src.webp": shots[0],
         "tgt.webp": shots[tgt],
         "mask.png": mask,
-        "points.json": {"handles": tracks.xy[0, pairs].tolist(), "targets": tracks.xy[tgt, pairs].tolist(),
-                        "src_index": 0, "tgt_index": tgt, "tracker": "exact"},
-        "meta.json": {"camera": camera, "video": key, "licence": "CC0-1.0", "source": "procedural",
-                      "motions": film.motions},
+        "points.json": {
+            "handles": tracks.xy[0, pairs].tolist(),
+            "targets": tracks.xy[tgt, pairs].tolist(),
+            "src_index": 0,
+            "tgt_index": tgt,
+            "tracker": "exact",
+        },
+        "meta.json": {
+            "camera": camera,
+            "video": key,
+            "licence": "CC0-1.0",
+            "source": "procedural",
+            "motions": film.motions,
+        },
     }
     if config.videos:
         every = np.stack([_moving(*frame, size) for frame in film.frames])
@@ -70,7 +80,9 @@ def clip(rng: np.random.Generator, frames: int, moving_camera: bool) -> Clip:
     things = int(rng.integers(1, 5))
     movers = min(things, int(rng.integers(1, 3)))
     spots = _spots(rng, things)
-    scenery = [part(Disc(), floor(1.8, ("checker", "cloudy", "dots", "tiles", "planks", "marble", "spots")), (0, 0, 0), 20.0)]
+    scenery = [
+        part(Disc(), floor(1.8, ("checker", "cloudy", "dots", "tiles", "planks", "marble", "spots")), (0, 0, 0), 20.0)
+    ]
     made, motions, names = [], [], []
     for k in range(things):
         parts = _thing(rng, paint)
@@ -78,8 +90,11 @@ def clip(rng: np.random.Generator, frames: int, moving_camera: bool) -> Clip:
         if names[k] == "bends":
             parts = _cutout(rng, paint)
         made.append(moved(parts, scale=rng.uniform(1.0, 1.5)))
-        motions.append(KINDS[names[k]](rng, np.array([*spots[k], 0.0])) if k < movers else
-                       Motion(np.array([*spots[k], 0.0]), heading=rng.uniform(0, 360)))
+        motions.append(
+            KINDS[names[k]](rng, np.array([*spots[k], 0.0]))
+            if k < movers
+            else Motion(np.array([*spots[k], 0.0]), heading=rng.uniform(0, 360))
+        )
     elevation, azimuth, reach = rng.uniform(35, 85), rng.uniform(0, 360), rng.uniform(4.4, 5.5)
     path = rng.uniform(-1, 1, 3) * (25.0, 8.0, 0.8) if moving_camera else np.zeros(3)
     film = []
@@ -127,7 +142,9 @@ def _shift(rng: np.random.Generator, start: np.ndarray, far: float) -> tuple[flo
 
 def slides(rng: np.random.Generator, start: np.ndarray) -> Motion:
     ease = list(EASES)[rng.integers(len(EASES))]
-    return Motion(start, rng.uniform(0, 360), _shift(rng, start, rng.uniform(0.6, 2.0)), rng.uniform(-0.3, 0.3), ease=ease)
+    return Motion(
+        start, rng.uniform(0, 360), _shift(rng, start, rng.uniform(0.6, 2.0)), rng.uniform(-0.3, 0.3), ease=ease
+    )
 
 
 def turns(rng: np.random.Generator, start: np.ndarray) -> Motion:
@@ -135,8 +152,14 @@ def turns(rng: np.random.Generator, start: np.ndarray) -> Motion:
 
 
 def travels(rng: np.random.Generator, start: np.ndarray) -> Motion:
-    return Motion(start, rng.uniform(0, 360), _shift(rng, start, rng.uniform(0.4, 1.2)), rng.uniform(-0.4, 0.4),
-                  rng.uniform(-60, 60), rng.uniform(0.8, 1.3))
+    return Motion(
+        start,
+        rng.uniform(0, 360),
+        _shift(rng, start, rng.uniform(0.4, 1.2)),
+        rng.uniform(-0.4, 0.4),
+        rng.uniform(-60, 60),
+        rng.uniform(0.8, 1.3),
+    )
 
 
 def grows(rng: np.random.Generator, start: np.ndarray) -> Motion:
@@ -144,7 +167,9 @@ def grows(rng: np.random.Generator, start: np.ndarray) -> Motion:
 
 
 def bends(rng: np.random.Generator, start: np.ndarray) -> Motion:
-    return Motion(start, rng.uniform(0, 360), bend=rng.choice([-1, 1]) * rng.uniform(0.4, 0.9), spin=rng.uniform(-20, 20))
+    return Motion(
+        start, rng.uniform(0, 360), bend=rng.choice([-1, 1]) * rng.uniform(0.4, 0.9), spin=rng.uniform(-20, 20)
+    )
 
 
 KINDS = {kind.__name__: kind for kind in (slides, turns, travels, grows, bends)}
@@ -188,7 +213,9 @@ def _pairs(rng: np.random.Generator, tracks: Tracks, moving: np.ndarray, tgt: in
     return np.array(chosen)
 
 
-def edit_mask(rng: np.random.Generator, moving: np.ndarray, src: np.ndarray, tgt: np.ndarray, still: bool) -> np.ndarray:
+def edit_mask(
+    rng: np.random.Generator, moving: np.ndarray, src: np.ndarray, tgt: np.ndarray, still: bool
+) -> np.ndarray:
     """uint8 (H, W), 255 where the picture may change: what moves in source or target and, under a still camera, whatever
     else changed (its shadows); closed, and dilated by one to two pixels in 64."""
     size = src.shape[0]

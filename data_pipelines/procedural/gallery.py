@@ -64,9 +64,13 @@ def multiview_sheet(size: int = 128, objects: int = 4) -> np.ndarray:
         sample = multiview.make(MultiviewWorld(size=size, targets=2), "val", index)
         pictures = [on_paper(sample[f"rgba_{v:03d}.png"]) for v in (0, 1, 4, 5, 10, 11)]
         near, far = (edge(sample["depth_004.npy"][sample["depth_004.npy"] > 0]) for edge in (np.min, np.max))
-        shade = np.where(sample["depth_004.npy"] > 0, 230 - 180 * (sample["depth_004.npy"] - near) / (far - near), PAPER)
+        shade = np.where(
+            sample["depth_004.npy"] > 0, 230 - 180 * (sample["depth_004.npy"] - near) / (far - near), PAPER
+        )
         rows.append([*pictures, sample["normal_004.png"], np.dstack([shade.astype(np.uint8)] * 3)])
-        labels.append(f"{sample['txt']}: two views each of instant3d4, zero123pp6 and random; normals and depth of the third")
+        labels.append(
+            f"{sample['txt']}: two views each of instant3d4, zero123pp6 and random; normals and depth of the third"
+        )
     return grid(rows, labels)
 
 
@@ -88,7 +92,9 @@ def drag_sheet(size: int = 160, samples: int = 4) -> np.ndarray:
         mask = np.dstack([sample["mask.png"]] * 3)
         rows.append([sample["src.webp"], arrows, mask, sample["tgt.webp"]])
         labels.append(f"source, drags, mask, target: {', '.join(sample['meta.json']['motions'])}")
-    return np.hstack([grid(rows[: samples // 2], labels[: samples // 2]), grid(rows[samples // 2 :], labels[samples // 2 :])])
+    return np.hstack(
+        [grid(rows[: samples // 2], labels[: samples // 2]), grid(rows[samples // 2 :], labels[samples // 2 :])]
+    )
 
 
 SHEETS = {"depth": depth_sheet, "story": story_sheet, "multiview": multiview_sheet, "drag": drag_sheet}

@@ -46,8 +46,13 @@ def palette(rng: np.random.Generator, look: Look) -> list[Colour]:
     return [linear(colour) for colour in chosen[rng.integers(len(chosen))].split()]
 
 
-def material(rng: np.random.Generator, colours: list[Colour], look: Look, size: float = 0.5,
-             patterns: tuple[str, ...] | None = None) -> Material:
+def material(
+    rng: np.random.Generator,
+    colours: list[Colour],
+    look: Look,
+    size: float = 0.5,
+    patterns: tuple[str, ...] | None = None,
+) -> Material:
     """A material for a thing about `size` metres large: its pattern shows three to nine cells across."""
     patterns = patterns or (CLEAN_PATTERNS if look == "synthetic" else ROUGH_PATTERNS)
     first, second = rng.permutation(len(colours))[:2]
@@ -69,12 +74,22 @@ def material(rng: np.random.Generator, colours: list[Colour], look: Look, size: 
 def daylight(rng: np.random.Generator, look: Look) -> tuple[Sky, list[Light]]:
     if look == "synthetic":
         tint = rng.uniform(0, 1)
-        sky = Sky((0.16 + 0.1 * tint, 0.38, 0.85), (0.75, 0.86 - 0.1 * tint, 0.95 - 0.25 * tint), (0.35, 0.33, 0.3),
-                  ambient=0.75, clouds=float(rng.uniform(0, 1)))
+        sky = Sky(
+            (0.16 + 0.1 * tint, 0.38, 0.85),
+            (0.75, 0.86 - 0.1 * tint, 0.95 - 0.25 * tint),
+            (0.35, 0.33, 0.3),
+            ambient=0.75,
+            clouds=float(rng.uniform(0, 1)),
+        )
         return sky, [sun(rng.uniform(30, 65), rng.uniform(0, 360), (1.5, 1.4, 1.25), 0.03)]
     grey, warm = rng.uniform(0.4, 0.8), rng.uniform(0.0, 0.25)
-    sky = Sky((grey * 0.75, grey * 0.82, grey), (grey + warm, grey + warm / 3, grey), (0.2, 0.19, 0.17),
-              ambient=float(rng.uniform(0.5, 1.0)), clouds=float(rng.uniform(0.5, 1.5)))
+    sky = Sky(
+        (grey * 0.75, grey * 0.82, grey),
+        (grey + warm, grey + warm / 3, grey),
+        (0.2, 0.19, 0.17),
+        ambient=float(rng.uniform(0.5, 1.0)),
+        clouds=float(rng.uniform(0.5, 1.5)),
+    )
     strength = rng.uniform(0.3, 2.2)
     colour = (strength, strength * (0.9 - 0.6 * warm), strength * (0.8 - 1.2 * warm))
     return sky, [sun(rng.uniform(10, 50), rng.uniform(0, 360), colour, float(rng.uniform(0.02, 0.12)))]
@@ -93,14 +108,35 @@ def lamplight(rng: np.random.Generator, look: Look, half: np.ndarray) -> tuple[S
 
 
 NAMED = {
-    "red": "d62839", "orange": "f77f00", "yellow": "f9c74f", "green": "52b14a", "teal": "2a9d8f", "blue": "2f6fde",
-    "purple": "7b4fb0", "pink": "f28ab2", "brown": "7f4f24", "beige": "e3d5b0", "white": "f4f1ea", "grey": "8d8d8d",
-    "black": "20222b", "olive": "6b7a3a", "navy": "1d3557",
+    "red": "d62839",
+    "orange": "f77f00",
+    "yellow": "f9c74f",
+    "green": "52b14a",
+    "teal": "2a9d8f",
+    "blue": "2f6fde",
+    "purple": "7b4fb0",
+    "pink": "f28ab2",
+    "brown": "7f4f24",
+    "beige": "e3d5b0",
+    "white": "f4f1ea",
+    "grey": "8d8d8d",
+    "black": "20222b",
+    "olive": "6b7a3a",
+    "navy": "1d3557",
 }
 CALLED = {
-    "plain": "plain", "stripes": "striped", "diagonal": "diagonally striped", "checker": "checkered", "dots": "dotted",
-    "bricks": "brick-patterned", "planks": "wooden", "tiles": "tiled", "cloudy": "cloudy", "spots": "spotted",
-    "marble": "marbled", "wood": "wooden",
+    "plain": "plain",
+    "stripes": "striped",
+    "diagonal": "diagonally striped",
+    "checker": "checkered",
+    "dots": "dotted",
+    "bricks": "brick-patterned",
+    "planks": "wooden",
+    "tiles": "tiled",
+    "cloudy": "cloudy",
+    "spots": "spotted",
+    "marble": "marbled",
+    "wood": "wooden",
 }
 
 
@@ -115,4 +151,6 @@ def describe(material: Material) -> str:
     first, second = (colour_name(colour) for colour in material.colours)
     if material.pattern == "plain":
         return first
-    return f"{CALLED[material.pattern]} {first}" if first == second else f"{first} and {second} {CALLED[material.pattern]}"
+    return (
+        f"{CALLED[material.pattern]} {first}" if first == second else f"{first} and {second} {CALLED[material.pattern]}"
+    )

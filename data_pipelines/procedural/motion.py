@@ -75,7 +75,11 @@ def follow(frames: list[tuple[list[Part], Camera]], x: np.ndarray, y: np.ndarray
             point[:, at] = parts[k].to_world(parts[k].shape.bent(rest[:, at]))
         px, py, depth = camera.project(point[:, shown], size, size)
         xy[frame, shown] = np.stack([px, py], axis=1)
-        inside = (depth > 0) & (np.abs(px - (size - 1) / 2) <= (size - 1) / 2) & (np.abs(py - (size - 1) / 2) <= (size - 1) / 2)
+        inside = (
+            (depth > 0)
+            & (np.abs(px - (size - 1) / 2) <= (size - 1) / 2)
+            & (np.abs(py - (size - 1) / 2) <= (size - 1) / 2)
+        )
         first, seen = cast(parts, camera.position[:, None], point[:, shown] - camera.position[:, None])
         visible[frame, shown] = inside & (seen == index[shown]) & (np.abs(first - 1) < 1e-4)
     return Tracks(xy, visible)

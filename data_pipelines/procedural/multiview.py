@@ -36,12 +36,28 @@ def make(config: MultiviewWorld, split: str, index: int) -> dict:
     for v, (layout, e, a, radius, fovy) in enumerate(LAYOUTS[config.layout](rng, config)):
         camera = orbit(e, a, radius, fovy)
         sample |= _members(v, render(scene, camera, config.size, config.size, background=False))
-        views.append({"c2w": camera.c2w.tolist(), "fovy": fovy, "width": config.size, "height": config.size,
-                      "elev": e, "azim": a, "radius": radius, "layout": layout})
+        views.append(
+            {
+                "c2w": camera.c2w.tolist(),
+                "fovy": fovy,
+                "width": config.size,
+                "height": config.size,
+                "elev": e,
+                "azim": a,
+                "radius": radius,
+                "layout": layout,
+            }
+        )
     sample["camera.json"] = {"version": 1, "convention": "opengl", "up": "z", "views": views}
-    sample["meta.json"] = {"source": "procedural", "licence": "CC0-1.0", "caption": caption, "parts": len(parts),
-                           "normalisation": normalisation.tolist(), "engine": "vstrain procedural ray caster",
-                           "light": {"elevation": elevation, "azimuth": azimuth}}
+    sample["meta.json"] = {
+        "source": "procedural",
+        "licence": "CC0-1.0",
+        "caption": caption,
+        "parts": len(parts),
+        "normalisation": normalisation.tolist(),
+        "engine": "vstrain procedural ray caster",
+        "light": {"elevation": elevation, "azimuth": azimuth},
+    }
     return sample
 
 

@@ -59,16 +59,20 @@ def table(rng: np.random.Generator, paint: Paint) -> list[Part]:
     corners = [(sx * (wide - 0.08), sy * (deep - 0.08)) for sx in (-1, 1) for sy in (-1, 1)]
     legs = [part(Frustum(), leg, (x, y, high / 2), (0.045, 0.045, high / 2)) for x, y in corners]
     things = [box, ball, pillar][rng.integers(3)](rng, paint)
-    small = [part(one.shape, one.material, one.position * 0.35 + [0, 0, 2 * 0.03 + high], one.scale * 0.35)
-             for one in things]
+    small = [
+        part(one.shape, one.material, one.position * 0.35 + [0, 0, 2 * 0.03 + high], one.scale * 0.35) for one in things
+    ]
     return [part(Box(), top, (0, 0, high + 0.03), (wide, deep, 0.03)), *legs, *small]
 
 
 def chair(rng: np.random.Generator, paint: Paint) -> list[Part]:
     wood, high = paint(0.4), rng.uniform(0.35, 0.5)
     legs = [part(Box(), wood, (x, y, high / 2), (0.03, 0.03, high / 2)) for x in (-0.2, 0.2) for y in (-0.2, 0.2)]
-    return [part(Box(), wood, (0, 0, high), (0.24, 0.24, 0.03)),
-            part(Box(), paint(0.4), (-0.21, 0, high + 0.3), (0.03, 0.24, 0.3)), *legs]
+    return [
+        part(Box(), wood, (0, 0, high), (0.24, 0.24, 0.03)),
+        part(Box(), paint(0.4), (-0.21, 0, high + 0.3), (0.03, 0.24, 0.3)),
+        *legs,
+    ]
 
 
 def tree(rng: np.random.Generator, paint: Paint) -> list[Part]:

@@ -81,8 +81,9 @@ def part(shape: Shape, material: Material, position, scale, rotation: np.ndarray
     return Part(shape, material, np.asarray(position, float), scale, rotation, scale, group)
 
 
-def moved(parts: list[Part], position=(0, 0, 0), rotation: np.ndarray = IDENTITY, scale: float = 1.0,
-          group: int | None = None) -> list[Part]:
+def moved(
+    parts: list[Part], position=(0, 0, 0), rotation: np.ndarray = IDENTITY, scale: float = 1.0, group: int | None = None
+) -> list[Part]:
     """The parts after the similarity p -> rotation @ (scale * p) + position; textures stick to them."""
     return [
         replace(

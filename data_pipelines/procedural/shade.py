@@ -97,8 +97,12 @@ def _meet(parts: list[Part], eye: np.ndarray, direction: np.ndarray, pixel: floa
         facing = dot(n, ray)
         normal[:, at] = np.where(facing > 0, -n, n)
         slant = np.maximum(np.abs(facing) / np.sqrt(dot(ray, ray)), 0.15)
-        where = texture.locate(one.shape.rest(local) * one.grain[:, None], face if one.shape.flat else None,
-                               one.material, t[at] * pixel / slant)
+        where = texture.locate(
+            one.shape.rest(local) * one.grain[:, None],
+            face if one.shape.flat else None,
+            one.material,
+            t[at] * pixel / slant,
+        )
         albedo[:, at] = texture.albedo(one.material, where)
         gloss[at], glow[at] = one.material.gloss, one.material.glow
     return Hits(direction, t, index, normal, albedo, gloss, glow)

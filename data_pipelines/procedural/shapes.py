@@ -145,8 +145,10 @@ class Frustum(Shape):
         inside = b * b - a * c
         root = np.sqrt(np.maximum(inside, 0))
         a = _away_from_zero(a)
-        sides = [np.where((inside > 0) & (np.abs(o[2] + t * d[2]) <= 1), t, np.inf)
-                 for t in ((-b - root) / a, (-b + root) / a)]
+        sides = [
+            np.where((inside > 0) & (np.abs(o[2] + t * d[2]) <= 1), t, np.inf)
+            for t in ((-b - root) / a, (-b + root) / a)
+        ]
         caps = []
         for end in (-1.0, 1.0):
             t = (end - o[2]) / _away_from_zero(d[2])
@@ -211,7 +213,9 @@ class Prism(Shape):
         nx, ny = (ey / np.hypot(ex, ey))[nearest, 0], (-ex / np.hypot(ex, ey))[nearest, 0]
         outward = np.where(self.inside(p[0] + 1e-6 * nx, p[1] + 1e-6 * ny), -1.0, 1.0)
         on_cap = np.abs(np.abs(p[2]) - 1) < gap.min(0)
-        return np.where(on_cap, np.stack([0 * nx, 0 * nx, np.sign(p[2])]), np.stack([outward * nx, outward * ny, 0 * nx]))
+        return np.where(
+            on_cap, np.stack([0 * nx, 0 * nx, np.sign(p[2])]), np.stack([outward * nx, outward * ny, 0 * nx])
+        )
 
     @cached_property
     def outline(self):

@@ -58,7 +58,9 @@ def albedo(material: Material, at: At) -> np.ndarray:
     first, second = (np.array(colour, np.float32)[:, None] for colour in material.colours)
     colour = first + (second - first) * weight
     if material.mottle:
-        colour = colour * (1 + material.mottle * (2 * fbm(at.p * np.float32(1.7) + np.float32(5.3), at.width * 1.7, 1) - 1))
+        colour = colour * (
+            1 + material.mottle * (2 * fbm(at.p * np.float32(1.7) + np.float32(5.3), at.width * 1.7, 1) - 1)
+        )
     return colour
 
 

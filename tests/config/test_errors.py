@@ -44,7 +44,9 @@ def test_unknown_key_inside_an_experiment_file(tmp_path):
 
 
 def test_all_mistakes_at_once():
-    texts = problems(*DEPTH, "optim.lrr=3", "trainer.devices=two", "seed=-1", "scale=tiny", "system.sizes=vits", "nonsense")
+    texts = problems(
+        *DEPTH, "optim.lrr=3", "trainer.devices=two", "seed=-1", "scale=tiny", "system.sizes=vits", "nonsense"
+    )
     starts = {text.partition(":")[0] for text in texts}
     assert starts == {"optim.lrr", "trainer.devices", "seed", "scale", "system.sizes", "nonsense"}
 
@@ -57,7 +59,10 @@ def test_all_mistakes_at_once():
         ([*DEPTH, "optim.lr=0"], "optim.lr: expected greater than 0, got 0"),
         ([*DEPTH, "trainer.precision=16"], "trainer.precision: expected '32' or 'bf16-mixed', got 16"),
         ([*DEPTH, "systm=depth"], "systm: no such key; did you mean system?"),
-        ([*DEPTH, "data.procedural.sampels=9"], "data.procedural.sampels: no such key; did you mean data.procedural.samples?"),
+        (
+            [*DEPTH, "data.procedural.sampels=9"],
+            "data.procedural.sampels: no such key; did you mean data.procedural.samples?",
+        ),
         ([*DEPTH, "system.module=nowhere.at_all"], "system.module: cannot use 'nowhere.at_all'"),
         ([*DEPTH, "data=shards"], "config: data=shards needs data.train.urls and data.val.urls"),
         ([*DEPTH, "data.batch_size=15", "trainer.accumulate=2"], "config: data.batch_size=15 must be a multiple of"),

@@ -66,5 +66,8 @@ def test_presets_and_systems_belong_together():
 
 @pytest.mark.parametrize("verb", ["predict", "eval", "export"])
 def test_job_roots_hold_exactly_the_keys_of_their_schema(verb):
-    keys = {key for name in ("job", verb) for key in yaml.safe_load((CONF / f"{name}.yaml").read_text())} - {"defaults", "hydra"}
+    keys = {key for name in ("job", verb) for key in yaml.safe_load((CONF / f"{name}.yaml").read_text())} - {
+        "defaults",
+        "hydra",
+    }
     assert keys == set(MODELS[verb].model_fields)

@@ -40,7 +40,9 @@ def test_lossless_codecs_return_what_went_in(name, value):
 
 
 def test_lossy_codecs_stay_close():
-    smooth = np.stack([np.add.outer(np.arange(32), np.arange(48)) * 2 + shift for shift in (0, 20, 40)], -1).astype(np.uint8)
+    smooth = np.stack([np.add.outer(np.arange(32), np.arange(48)) * 2 + shift for shift in (0, 20, 40)], -1).astype(
+        np.uint8
+    )
     assert np.abs(codecs.decode("jpg", codecs.encode("jpg", smooth)).astype(int) - smooth).max() <= 6
     video = np.stack([np.roll(smooth, n, 1) for n in range(5)])
     back = codecs.decode("mp4", codecs.encode("mp4", video, fps=12))
@@ -156,7 +158,10 @@ def test_one_flipped_bit_is_found(tmp_path):
         reader.read(1)
 
 
-@pytest.mark.parametrize(("urls", "sentence"), [(["{folder}/none-*.tar"], "no shard matches"), (["{folder}/none.tar"], "no such shard"), ([], "empty")])
+@pytest.mark.parametrize(
+    ("urls", "sentence"),
+    [(["{folder}/none-*.tar"], "no shard matches"), (["{folder}/none.tar"], "no such shard"), ([], "empty")],
+)
 def test_missing_shards_are_named(tmp_path, urls, sentence):
     with pytest.raises(DataError, match=sentence):
         expand([url.replace("{folder}", str(tmp_path)) for url in urls])
@@ -167,3 +172,18 @@ def test_a_file_that_is_no_tar(tmp_path):
     path.write_bytes(b"not a tar file at all" * 100)
     with pytest.raises(DataError, match="x.tar: not a readable tar"):
         Index.open([path])
+
+
+def test_members_are_decoded_when_they_are_asked_for(tmp_path, monkeypatch):
+    with ShardWriter(tmp_path, "train", "depth") as writer:
+        writer.write(sample(0) | {"json": b"not json at all"})
+    read = Reader(Index.open(expand([f"{tmp_path}/train-*.tar"]))).read(0)
+    asked = []
+    decode = codecs.decode
+    monkeypatch.setattr(codecs, "decode", lambda name, data: asked.append(name) or decode(name, data))
+    assert set(read) == {"__key__", "png", "depth.pco", "json"} and asked == [] and "webp" not in read
+    assert read["png"] is read["png"] and asked == ["png"] and read["__key__"] == "s0"
+    with pytest.raises(DamagedSample, match="s0: member json does not decode"):
+        read["json"]
+    with pytest.raises(KeyError):
+        read["webp"]

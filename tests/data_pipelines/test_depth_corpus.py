@@ -24,9 +24,7 @@ def read(out, split: str = "*") -> dict[str, dict]:
     samples = {}
     for n in range(len(index)):
         data = index.shards[index.shard[n]].read_bytes()
-        samples[index.key(n)] = {
-            name: codecs.decode(name, data[at : at + size]) for name, at, size in index.members(n)
-        }
+        samples[index.key(n)] = {name: codecs.decode(name, data[at : at + size]) for name, at, size in index.members(n)}
     return samples
 
 
@@ -113,9 +111,7 @@ def test_every_planted_mistake_is_counted_once_with_its_reason(tmp_path):
         assert str(source) in line["why"] and "\n" not in line["why"]
     summary = json.loads((tmp_path / "out/summary.json").read_text())
     assert (
-        summary["rejected"] == result.rejected
-        and summary["found"] == 20
-        and summary["config"]["depth_scale"] == 0.001
+        summary["rejected"] == result.rejected and summary["found"] == 20 and summary["config"]["depth_scale"] == 0.001
     )
     assert f"rejected {len(PLANTED)}" in result.text and "rejected.jsonl" in result.text
 
@@ -150,9 +146,7 @@ def test_values_are_scaled_and_invalid_ones_become_zero(tmp_path):
         depth(min_valid=0.5)
 
 
-@pytest.mark.parametrize(
-    "resize, image_size, depth_size", [("depth", (12, 16), (12, 16)), ("image", (6, 8), (6, 8))]
-)
+@pytest.mark.parametrize("resize, image_size, depth_size", [("depth", (12, 16), (12, 16)), ("image", (6, 8), (6, 8))])
 def test_resize_brings_image_and_depth_together(resize, image_size, depth_size, tmp_path):
     image, depth = scene(3)[0], np.arange(1, 49, dtype=np.uint16).reshape(6, 8)
     write_png(tmp_path / "in/rgb/a.png", image)
@@ -160,9 +154,7 @@ def test_resize_brings_image_and_depth_together(resize, image_size, depth_size, 
     convert(tmp_path / "in", tmp_path / "out", resize=resize, image_format="png")
     sample = read(tmp_path / "out")["a"]
     assert sample["png"].shape[:2] == image_size and sample["depth.pco"].shape == depth_size
-    np.testing.assert_array_equal(
-        sample["depth.pco"], np.kron(depth, np.ones((2, 2))) if resize == "depth" else depth
-    )
+    np.testing.assert_array_equal(sample["depth.pco"], np.kron(depth, np.ones((2, 2))) if resize == "depth" else depth)
     expected = image if resize == "depth" else image.reshape(6, 2, 8, 2, 3).mean(axis=(1, 3))
     assert np.abs(sample["png"] - expected).max() <= 0.5  # half a grey level of rounding
 
@@ -185,9 +177,7 @@ def test_the_size_of_the_depth_decides_whether_a_photo_is_turned(turned_depth, t
     Image.fromarray(image).save(tmp_path / "in/a.png", exif=exif)
     write_png(tmp_path / "in/a_depth.png", np.rot90(depth, -1) if turned_depth else depth)
     result = convert(tmp_path / "in", tmp_path / "out", depth_scale=0.001, image_format="png")
-    np.testing.assert_array_equal(
-        read(tmp_path / "out")["a"]["png"], np.rot90(image, -1) if turned_depth else image
-    )
+    np.testing.assert_array_equal(read(tmp_path / "out")["a"]["png"], np.rot90(image, -1) if turned_depth else image)
     assert not any("EXIF" in warning for warning in result.warnings)
 
 
@@ -208,9 +198,7 @@ def test_a_turn_that_sizes_cannot_confirm_is_made_and_said(tmp_path):
 def test_units_that_cannot_be_right_are_said(tmp_path):
     source = write_folder(tmp_path / "in", 3)
     assert "depth_scale=0.001" in convert(source, tmp_path / "a").warnings[0]
-    assert any(
-        "median depth is" in warning for warning in convert(source, tmp_path / "b", depth_scale=100).warnings
-    )
+    assert any("median depth is" in warning for warning in convert(source, tmp_path / "b", depth_scale=100).warnings)
     assert not convert(source, tmp_path / "c", depth_scale=0.001).warnings
     for path in (source / "depth").iterdir():
         write_png(path, np.full((12, 16), 9, np.uint8))
@@ -256,9 +244,7 @@ def test_limit_takes_a_part_and_says_so(tmp_path):
 def test_a_manifest_and_a_saved_data_set_give_the_same_arrays(tmp_path):
     source = write_folder(tmp_path / "in", 6)
     lines = [f"rgb/{n:04d}.png,depth/{n:04d}.png,{'val' if n == 5 else 'train'}" for n in range(6)]
-    (source / "pairs.csv").write_text(
-        "\n".join(["image,depth,split", *lines, "rgb/gone.png,depth/0001.png,train", ""])
-    )
+    (source / "pairs.csv").write_text("\n".join(["image,depth,split", *lines, "rgb/gone.png,depth/0001.png,train", ""]))
     listed = convert(source / "pairs.csv", tmp_path / "listed", depth_scale=0.001, image_format="png")
     assert listed.kept == {"train": 5, "val": 1} and listed.rejected == {"missing file": 1}
 
@@ -268,9 +254,7 @@ def test_a_manifest_and_a_saved_data_set_give_the_same_arrays(tmp_path):
                 "rgb": [str(source / f"rgb/{n:04d}.png") for n in numbers],
                 "depth_map": [scene(n)[1] for n in numbers],
             },
-            features=datasets.Features(
-                {"rgb": datasets.Image(), "depth_map": datasets.Array2D((12, 16), "uint16")}
-            ),
+            features=datasets.Features({"rgb": datasets.Image(), "depth_map": datasets.Array2D((12, 16), "uint16")}),
         )
 
     datasets.DatasetDict({"train": rows(range(5)), "validation": rows([5])}).save_to_disk(tmp_path / "saved")
@@ -293,9 +277,7 @@ def test_a_saved_data_set_with_encoded_depth(tmp_path):
     )
     table.cast_column("image", datasets.Image()).save_to_disk(tmp_path / "saved")
     convert(tmp_path / "saved", tmp_path / "out", depth_scale=0.001)
-    np.testing.assert_array_equal(
-        read(tmp_path / "out")["row_000000"]["depth.pco"], (depth * 0.001).astype(np.float32)
-    )
+    np.testing.assert_array_equal(read(tmp_path / "out")["row_000000"]["depth.pco"], (depth * 0.001).astype(np.float32))
 
 
 def test_a_source_that_cannot_be_used_gets_one_sentence(tmp_path):

@@ -29,8 +29,7 @@ LAYOUTS = {
     "word inside a folder name": "nyu_depth_v2/1_colors.png nyu_depth_v2/1_depth.png",
     "cameras": "frames/rgb/Camera_0/rgb_1.jpg frames/depth/Camera_0/depth_1.png "
     "frames/rgb/Camera_1/rgb_1.jpg frames/depth/Camera_1/depth_1.png",
-    "unrelated folders, unique stems": "photos/trip/7.jpg maps/depth/7.npy photos/trip/8.jpg "
-    "maps/depth/8.npy",
+    "unrelated folders, unique stems": "photos/trip/7.jpg maps/depth/7.npy photos/trip/8.jpg maps/depth/8.npy",
     "unicode": "rgb/Straße-(2).jpg depth/straße-(2).png",
 }
 
@@ -46,18 +45,14 @@ def tree(root, names: str):
 def test_layouts_are_paired_whole(layout, tmp_path):
     found, again = (folder.find(tree(tmp_path, LAYOUTS[layout]), config(tmp_path)) for _ in range(2))
     names = LAYOUTS[layout].split()
-    got = [
-        (str(pair.image.relative_to(tmp_path)), str(pair.depth.relative_to(tmp_path))) for pair in found.pairs
-    ]
+    got = [(str(pair.image.relative_to(tmp_path)), str(pair.depth.relative_to(tmp_path))) for pair in found.pairs]
     expected = set(zip(names[::2], names[1::2], strict=True))
     assert set(got) == expected and len(got) == len(expected) and not found.rejected
     assert found == again
 
 
 def test_masks_join_their_image_and_other_files_are_named(tmp_path):
-    found = folder.find(
-        tree(tmp_path, "1.png 1_depth.npy 1_depth_mask.npy notes.txt .hidden.png"), config(tmp_path)
-    )
+    found = folder.find(tree(tmp_path, "1.png 1_depth.npy 1_depth_mask.npy notes.txt .hidden.png"), config(tmp_path))
     assert [pair.mask for pair in found.pairs] == [tmp_path / "1_depth_mask.npy"]
     assert "1 .txt" in found.how and "1 with a mask" in found.how and "hidden" not in found.how
     ignored = folder.find(tmp_path, config(tmp_path, mask="ignore"))
@@ -65,16 +60,12 @@ def test_masks_join_their_image_and_other_files_are_named(tmp_path):
 
 
 def test_frames_of_different_scenes_are_never_paired(tmp_path):
-    found = folder.find(
-        tree(tmp_path, "s1/rgb/1.jpg s1/depth/1.png s1/rgb/7.jpg s2/depth/7.png"), config(tmp_path)
-    )
+    found = folder.find(tree(tmp_path, "s1/rgb/1.jpg s1/depth/1.png s1/rgb/7.jpg s2/depth/7.png"), config(tmp_path))
     assert [pair.key for pair in found.pairs] == ["s1/1"] and len(found.rejected) == 2
 
 
 def test_what_stays_alone_is_listed(tmp_path):
-    found = folder.find(
-        tree(tmp_path, "rgb/1.jpg rgb/2.jpg depth/1.png depth/3.png mask/4.png"), config(tmp_path)
-    )
+    found = folder.find(tree(tmp_path, "rgb/1.jpg rgb/2.jpg depth/1.png depth/3.png mask/4.png"), config(tmp_path))
     assert len(found.pairs) == 1
     assert [(one.sample, one.reason) for one in found.rejected] == [
         ("rgb/2.jpg", "image without depth"),
@@ -106,8 +97,7 @@ def test_a_folder_that_cannot_be_paired_gets_one_sentence(names, says, tmp_path)
 def test_patterns_pair_what_their_wildcards_match(tmp_path):
     tree(
         tmp_path,
-        "a/1_final.jpg a/2_final.jpg a/b/1_final.jpg g/a/1_geo.npy g/a/2_geo.npy g/a/b/1_geo.npy "
-        "g/a/1_preview.npy",
+        "a/1_final.jpg a/2_final.jpg a/b/1_final.jpg g/a/1_geo.npy g/a/2_geo.npy g/a/b/1_geo.npy g/a/1_preview.npy",
     )
     given = config(tmp_path, image_pattern="**/*_final.jpg", depth_pattern="g/**/*_geo.npy")
     found = folder.find(tmp_path, given)

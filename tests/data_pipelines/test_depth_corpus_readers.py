@@ -117,9 +117,7 @@ BAD = {
 def test_a_bad_depth_file_gets_one_sentence(name, data, says):
     with pytest.raises(ReadError) as error:
         read_depth(name, data)
-    assert (
-        str(error.value).startswith(f"{name}: ") and says in str(error.value) and "\n" not in str(error.value)
-    )
+    assert str(error.value).startswith(f"{name}: ") and says in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_cut_exr_and_one_without_depth_are_refused(tmp_path):
@@ -145,17 +143,13 @@ def test_pictures_of_every_mode_become_rgb():
     grey = COLOURS[..., 0]
     as_rgb = np.repeat(grey[..., None], 3, axis=2)
     np.testing.assert_array_equal(read_image("a", saved(Image.fromarray(COLOURS), "BMP"))[0], COLOURS)
-    np.testing.assert_array_equal(
-        read_image("a", saved(Image.fromarray(COLOURS), "WEBP", lossless=True))[0], COLOURS
-    )
+    np.testing.assert_array_equal(read_image("a", saved(Image.fromarray(COLOURS), "WEBP", lossless=True))[0], COLOURS)
     np.testing.assert_array_equal(read_image("a", saved(Image.fromarray(COLOURS), "TIFF"))[0], COLOURS)
     np.testing.assert_array_equal(read_image("a", saved(Image.fromarray(grey), "PNG"))[0], as_rgb)
     np.testing.assert_array_equal(
         read_image("a", saved(Image.fromarray(grey.astype(np.uint16) * 257), "PNG"))[0], as_rgb
     )
-    np.testing.assert_array_equal(
-        read_image("a", saved(Image.fromarray(grey > 99), "PNG"))[0], 255 * (as_rgb > 99)
-    )
+    np.testing.assert_array_equal(read_image("a", saved(Image.fromarray(grey > 99), "PNG"))[0], 255 * (as_rgb > 99))
     sixteen = cv2.imencode(".png", COLOURS[..., ::-1].astype(np.uint16) * 257)[1].tobytes()
     np.testing.assert_array_equal(read_image("a", sixteen)[0], COLOURS)
     few = Image.fromarray(COLOURS).quantize(8)

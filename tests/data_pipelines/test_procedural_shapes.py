@@ -77,8 +77,19 @@ def test_a_ray_passes_through_the_hole_of_a_prism():
     np.testing.assert_array_equal(t, [np.inf, 4.0, np.inf])
 
 
-SHAPES = [Ball(), Box(), Room(), Frustum(), Frustum(0.4), Frustum(0.0), Prism(star(5, 0.5)), Prism(GLYPHS["A"]),
-          Prism(blob(np.random.default_rng(0))), Cutout(GLYPHS["heart"], 0.6), Disc()]
+SHAPES = [
+    Ball(),
+    Box(),
+    Room(),
+    Frustum(),
+    Frustum(0.4),
+    Frustum(0.0),
+    Prism(star(5, 0.5)),
+    Prism(GLYPHS["A"]),
+    Prism(blob(np.random.default_rng(0))),
+    Cutout(GLYPHS["heart"], 0.6),
+    Disc(),
+]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: type(shape).__name__)
@@ -86,7 +97,9 @@ def test_normals_are_orthogonal_to_the_surface(shape):
     rng = np.random.default_rng(1)
     one = part(shape, GREY, (0.3, -0.2, 0.1), (0.7, 1.1, 0.9), turn("z", 30) @ turn("x", 50))
     eye = np.array([0.3, -0.2, 0.1]) if isinstance(shape, Room) else np.array([2.5, 2.0, 3.0])
-    target = one.to_world(rng.uniform(-0.8, 0.8, (3, 400))) if not isinstance(shape, Room) else rng.standard_normal((3, 400))
+    target = (
+        one.to_world(rng.uniform(-0.8, 0.8, (3, 400))) if not isinstance(shape, Room) else rng.standard_normal((3, 400))
+    )
     direction = target - eye[:, None]
     step = 1e-6
 

@@ -69,7 +69,9 @@ def test_depth_varies_far_more_than_its_mean_map():
 def test_the_real_look_is_noisier_than_the_synthetic_one():
     def grain(split):
         pictures = [depth.make(DepthWorld(size=48), split, k)["jpg"].astype(float) for k in range(8)]
-        return np.mean([np.abs(np.diff(p, axis=1) - np.roll(np.diff(p, axis=1), 1, 0)).mean() / p.std() for p in pictures])
+        return np.mean(
+            [np.abs(np.diff(p, axis=1) - np.roll(np.diff(p, axis=1), 1, 0)).mean() / p.std() for p in pictures]
+        )
 
     assert grain("train_real") > 1.2 * grain("train")
     assert depth.make(DepthWorld(size=24), "val_real", 0)["json"]["look"] == "real"
@@ -90,7 +92,8 @@ def test_views_agree_with_their_cameras(views):
 PLANTED = {
     "OpenCV axes": lambda c2w: c2w @ np.diag([1.0, -1.0, -1.0, 1.0]),
     "azimuth turned by 90 degrees for the eye alone": lambda c2w: np.block(
-        [[c2w[:3, :3], np.array([[-c2w[1, 3]], [c2w[0, 3]], [c2w[2, 3]]])], [np.zeros((1, 3)), 1]]),
+        [[c2w[:3, :3], np.array([[-c2w[1, 3]], [c2w[0, 3]], [c2w[2, 3]]])], [np.zeros((1, 3)), 1]]
+    ),
     "world to camera": np.linalg.inv,
     "mirrored": lambda c2w: np.diag([1.0, 1.0, -1.0, 1.0]) @ c2w,
 }
@@ -108,7 +111,14 @@ def test_a_wrong_camera_convention_is_noticed(views, mistake):
 def test_cameras_follow_the_named_layouts(views):
     listed = views[0]["camera.json"]["views"]
     assert [v["azim"] for v in listed[:4]] == [0, 90, 180, 270] and {v["elev"] for v in listed[:4]} == {0}
-    assert [(v["azim"], v["elev"]) for v in listed[4:10]] == [(30, 20), (90, -10), (150, 20), (210, -10), (270, 20), (330, -10)]
+    assert [(v["azim"], v["elev"]) for v in listed[4:10]] == [
+        (30, 20),
+        (90, -10),
+        (150, 20),
+        (210, -10),
+        (270, 20),
+        (330, -10),
+    ]
     assert len({(v["fovy"], v["radius"]) for v in listed}) == 1
     np.testing.assert_allclose(orbit(0, 90, 2, 40).position, [0, 2, 0], atol=1e-12)
     np.testing.assert_allclose(orbit(30, 0, 2, 40).c2w[:3, 2], [np.sqrt(0.75), 0, 0.5], atol=1e-12)  # back
@@ -136,7 +146,8 @@ def test_a_character_is_the_same_in_every_activity_and_place():
         for t in (0.0, 0.4, 1.0):
             parts = act(who, activity, t, 0.7, (0.3, 0.1, 0.0), 20.0, 0)
             assert [(p.shape, p.material, p.grain.tolist()) for p in parts if p.shape.flat] == [
-                (p.shape, p.material, p.grain.tolist()) for p in still if p.shape.flat]
+                (p.shape, p.material, p.grain.tolist()) for p in still if p.shape.flat
+            ]
             assert [p.material for p in parts] == [p.material for p in still]
             np.testing.assert_allclose([p.scale for p in parts], [p.scale for p in still])
 
@@ -189,13 +200,17 @@ def test_tracks_keep_their_colour_and_hide_behind_nearer_things(moving_camera):
         film = drag.clip(np.random.default_rng(seed), 3, moving_camera)
         y, x = (axis.ravel().astype(float) for axis in np.mgrid[4:size:7, 4:size:7])
         tracks = follow(film.frames, x, y, size)
-        shots = [render(Scene(parts, [], Sky(*[(1, 1, 1)] * 3)), camera, size, size, lit=False)
-                 for parts, camera in film.frames]
+        shots = [
+            render(Scene(parts, [], Sky(*[(1, 1, 1)] * 3)), camera, size, size, lit=False)
+            for parts, camera in film.frames
+        ]
         for frame in (1, 2):
             seen = tracks.visible[frame]
             xy, colour = tracks.xy[frame, seen], shots[0].rgb[y[seen].astype(int), x[seen].astype(int)].astype(float)
             for shift, errors in ((0, agree), (3, planted)):
-                found = cv2.remap(shots[frame].rgb, xy[None] + np.float32(shift), None, cv2.INTER_LINEAR)[0].astype(float)
+                found = cv2.remap(shots[frame].rgb, xy[None] + np.float32(shift), None, cv2.INTER_LINEAR)[0].astype(
+                    float
+                )
                 errors.append(np.abs(found - colour).mean(axis=1))
             inside = ~seen & (tracks.xy[frame].min(1) > 0) & (tracks.xy[frame].max(1) < size - 1)
             hidden += inside.sum()
@@ -213,8 +228,10 @@ def test_tracks_of_standing_things_are_where_depth_says():
     np.testing.assert_allclose(tracks.xy[0], np.stack([x, y], 1), atol=1e-4)
     assert tracks.visible[0].all()
     (parts, camera), (last_parts, last) = film.frames[0], film.frames[-1]
-    first, final = (render(Scene(p, [], Sky(*[(1, 1, 1)] * 3)), c, size, size, lit=False)
-                    for p, c in ((parts, camera), (last_parts, last)))
+    first, final = (
+        render(Scene(p, [], Sky(*[(1, 1, 1)] * 3)), c, size, size, lit=False)
+        for p, c in ((parts, camera), (last_parts, last))
+    )
     stands = np.array([one.group < 0 for one in parts])[first.part[y.astype(int), x.astype(int)]]
     lifted = camera.position[:, None] + first.depth[y.astype(int), x.astype(int)] * camera.rays(x, y, size, size)
     px, py, z = last.project(lifted, size, size)

@@ -55,8 +55,9 @@ def test_weights_see_the_same_x0_error_in_every_parameterisation(loss_weight, sc
         s = schedule(prediction=prediction, loss_weight=loss_weight)
         x_t = s.add_noise(x0, noise, t)
         implied_noise = (x_t - s.add_noise(wrong, torch.zeros_like(wrong), t)) / s._signal_noise(t, x_t)[1]
-        answer = {"epsilon": implied_noise, "sample": wrong,
-                  "v_prediction": s.target(wrong, implied_noise, t)}[prediction]
+        answer = {"epsilon": implied_noise, "sample": wrong, "v_prediction": s.target(wrong, implied_noise, t)}[
+            prediction
+        ]
         losses.append(s.loss(answer, x0, noise, t))
     torch.testing.assert_close(losses[0], losses[2], rtol=2e-3, atol=0)
     torch.testing.assert_close(losses[1], losses[2], rtol=2e-3, atol=0)
@@ -98,11 +99,14 @@ def test_draws_belong_to_the_sample(schedule):
     assert offset.mean(dim=2).unique().numel() == 6  # ... and another for each
 
 
-@pytest.mark.parametrize(("keys", "word"), [
-    ({"prediction": "epsilon"}, "prediction=epsilon"),
-    ({"prediction": "v_prediction", "loss_weight": "min_snr"}, "loss_weight=min_snr"),
-    ({"prediction": "sample", "offset_noise": 0.1}, "offset_noise"),
-])
+@pytest.mark.parametrize(
+    ("keys", "word"),
+    [
+        ({"prediction": "epsilon"}, "prediction=epsilon"),
+        ({"prediction": "v_prediction", "loss_weight": "min_snr"}, "loss_weight=min_snr"),
+        ({"prediction": "sample", "offset_noise": 0.1}, "offset_noise"),
+    ],
+)
 def test_what_zero_terminal_snr_does_not_go_with(keys, word, diffusion):
     with pytest.raises(ValidationError, match=word):
         diffusion(zero_terminal_snr=True, **keys)

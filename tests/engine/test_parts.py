@@ -33,7 +33,9 @@ def test_learning_rate_factors():
 def test_groups_keep_their_own_rates_and_decay():
     optim = Optim(name="adamw", lr=0.1, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.3, clip=None)
     a, b = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2))
-    optimizer = build.make_optimizer(optim, [ParamGroup("a", [a]), ParamGroup("b", [b], 10.0, 0.0), ParamGroup("empty", [])])
+    optimizer = build.make_optimizer(
+        optim, [ParamGroup("a", [a]), ParamGroup("b", [b], 10.0, 0.0), ParamGroup("empty", [])]
+    )
     build.set_learning_rate(optimizer, optim, 0.5)
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.05, 0.5])
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0]
@@ -41,7 +43,9 @@ def test_groups_keep_their_own_rates_and_decay():
 
 def save(folder, step: int, tensors: dict) -> None:
     io = checkpoint.AtomicCheckpointIO({"data": "d"})
-    io.save_checkpoint({"state_dict": tensors, "global_step": step, "samples_seen": 4 * step}, folder / checkpoint.name(step))
+    io.save_checkpoint(
+        {"state_dict": tensors, "global_step": step, "samples_seen": 4 * step}, folder / checkpoint.name(step)
+    )
 
 
 def test_checkpoints_keep_every_bit_and_shared_tensors(tmp_path):
@@ -57,7 +61,11 @@ def test_last_moves_and_old_ones_go(tmp_path):
     for step in (1, 2, 3, 4):
         save(tmp_path / "checkpoints", step, {"a": torch.tensor(step)})
         checkpoint.point_last(tmp_path / "checkpoints", step, keep=2)
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["last", "step-00000003", "step-00000004"]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
+        "last",
+        "step-00000003",
+        "step-00000004",
+    ]
     path, meta = checkpoint.latest(tmp_path)
     assert path.name == "step-00000004" and meta["step"] == 4 and meta["data"] == "d"
 
@@ -66,7 +74,8 @@ def test_last_moves_and_old_ones_go(tmp_path):
 def test_a_damaged_checkpoint_is_never_used(tmp_path, damage):
     for step in (1, 2):
         save(tmp_path / "checkpoints", step, {"a": torch.zeros(100)})
-    file = tmp_path / "checkpoints" / checkpoint.name(2) / {"missing": "state.pt", "meta": "meta.json"}.get(damage, "model.safetensors")
+    name = {"missing": "state.pt", "meta": "meta.json"}.get(damage, "model.safetensors")
+    file = tmp_path / "checkpoints" / checkpoint.name(2) / name
     data = bytearray(file.read_bytes())
     if damage == "missing":
         file.unlink()
@@ -90,7 +99,9 @@ def test_a_full_disk_keeps_the_earlier_checkpoint_and_says_so(tmp_path, monkeypa
     monkeypatch.setattr(checkpoint, "save_file", full)
     with pytest.raises(InputError, match="cannot write the checkpoint .*earlier checkpoints are untouched"):
         save(tmp_path, 2, {"a": torch.zeros(4)})
-    assert [path.name for path in tmp_path.iterdir()] == [checkpoint.name(1)] and checkpoint.meta(tmp_path / checkpoint.name(1))
+    assert [path.name for path in tmp_path.iterdir()] == [checkpoint.name(1)] and checkpoint.meta(
+        tmp_path / checkpoint.name(1)
+    )
 
 
 def test_metrics_continue_without_doubles_after_a_crash(tmp_path):

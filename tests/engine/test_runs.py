@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+
 from tests.conftest import command, metrics, weights
 
 HARD = ["system.dropout=0.3", "trainer.accumulate=2", "data.workers=1"]  # all that could make a resume inexact
@@ -19,14 +20,19 @@ HARD = ["system.dropout=0.3", "trainer.accumulate=2", "data.workers=1"]  # all t
 def whole(tmp_path_factory, depth_shards):
     """The run directory of an undisturbed run."""
     folder = tmp_path_factory.mktemp("whole")
-    words = ["experiment=toy", f"data.train.urls=[{depth_shards}/train-*.tar]", f"data.val.urls=[{depth_shards}/val-*.tar]"]
+    words = [
+        "experiment=toy",
+        f"data.train.urls=[{depth_shards}/train-*.tar]",
+        f"data.val.urls=[{depth_shards}/val-*.tar]",
+    ]
     line, env = command(*words, *HARD, f"run.dir={folder / 'run'}")
     subprocess.run(line, env=env, cwd=folder, check=True, capture_output=True)
     return folder / "run"
 
 
 def test_a_run_leaves_what_it_promises(whole):
-    assert {"resolved.yaml", "stamp.json", "metrics.jsonl", "logs", "checkpoints", "pictures"} <= {p.name for p in whole.iterdir()}
+    promised = {"resolved.yaml", "stamp.json", "metrics.jsonl", "logs", "checkpoints", "pictures"}
+    assert promised <= {path.name for path in whole.iterdir()}
     lines = metrics(whole)
     assert all(isinstance(line["step"], int) for line in lines)
     assert [line["step"] for line in lines if "train/loss" in line] == list(range(1, 13))
@@ -96,7 +102,9 @@ def test_ctrl_c_with_two_ranks_saves_on_both_and_exits_75(depth_shards, toy_word
 
 def test_ctrl_c_at_a_terminal_reaches_every_process_and_still_saves(toy_words, tmp_path):
     run = tmp_path / "run"
-    line, env = command(*toy_words, f"run.dir={run}", "data.workers=1", "trainer.max_steps=100000", "trainer.log_every=10")
+    line, env = command(
+        *toy_words, f"run.dir={run}", "data.workers=1", "trainer.max_steps=100000", "trainer.log_every=10"
+    )
     process = subprocess.Popen(line, env=env, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
     wait_for_training(run)
     os.killpg(process.pid, signal.SIGINT)
@@ -115,7 +123,9 @@ def test_a_sweep_makes_one_run_a_value_also_with_two_devices(vstrain, toy_words,
     vstrain("-m", *toy_words, "optim.lr=1e-3,3e-4", "trainer.devices=2", "trainer.max_steps=2")
     runs = sorted((tmp_path / "runs" / "toy").iterdir())
     assert len(runs) == 2 and {line["lr"] for run in runs for line in metrics(run) if line["step"] == 1} == {1e-3, 3e-4}
-    assert {path.name for path in tmp_path.iterdir()} == {"runs"} and len(list((tmp_path / "runs").rglob("resolved.yaml"))) == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"runs"} and len(
+        list((tmp_path / "runs").rglob("resolved.yaml"))
+    ) == 2
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_one_sentence(vstrain, toy_words, tmp_path):

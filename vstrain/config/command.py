@@ -14,9 +14,7 @@ from vstrain.config.validate import validate
 
 MOST_CHECKED = 64  # jobs of a sweep that are checked before the first one starts
 
-Check = Callable[
-    [BaseModel, Callable[[str], str]], list[Problem]
-]  # (config, origin of a path) -> further problems
+Check = Callable[[BaseModel, Callable[[str], str]], list[Problem]]  # (config, origin of a path) -> further problems
 
 
 class Command:

@@ -106,9 +106,7 @@ class Composer:
         """The overrides as Hydra gets them: value overrides forced, so that unknown keys reach the validation."""
         out = []
         for text, override in zip(self.texts, self.overrides, strict=True):
-            free = (
-                self.is_group(override) or override.is_delete() or override.key_or_group.startswith("hydra")
-            )
+            free = self.is_group(override) or override.is_delete() or override.key_or_group.startswith("hydra")
             out.append(text if free else "++" + text.lstrip("+"))
         return out
 
@@ -158,9 +156,7 @@ def check_folders(folders: list[Path]) -> None:
     problems = []
     for folder in folders:
         if not folder.is_dir():
-            problems.append(
-                Problem("--config-dir", f"{folder} is not a directory; expected a folder of YAML files")
-            )
+            problems.append(Problem("--config-dir", f"{folder} is not a directory; expected a folder of YAML files"))
         for file in sorted(folder.rglob("*.yaml")):
             if (CONF / file.relative_to(folder)).exists():
                 sentence = f"{file} has the name of a packaged file, which would win; rename it"

@@ -16,9 +16,7 @@ from vstrain.config.schema import SystemConfig
 Origin = Callable[[str], str]
 
 
-def validate(
-    config: DictConfig | dict, model: type[BaseModel], origin: Origin = lambda path: ""
-) -> BaseModel:
+def validate(config: DictConfig | dict, model: type[BaseModel], origin: Origin = lambda path: "") -> BaseModel:
     """`config` as an instance of `model`. The node `system`, if there is one, is checked against the Config of its module.
     Raises ConfigError with every problem."""
     try:
@@ -45,9 +43,7 @@ def validate(
     return checked
 
 
-def with_system(
-    model: type[BaseModel], values: dict, problems: list[Problem], origin: Origin
-) -> type[BaseModel]:
+def with_system(model: type[BaseModel], values: dict, problems: list[Problem], origin: Origin) -> type[BaseModel]:
     """`model` with the field `system` typed as the Config class of the named system package."""
     name = (values.get("system") or {}).get("module")
     if not isinstance(name, str):
@@ -66,9 +62,7 @@ def with_system(
         return create_model(model.__name__, __base__=model, system=(dict, ...))
     if not issubclass(config_class, SystemConfig):
         problems.append(
-            Problem(
-                "system.module", f"{name}.config.Config must inherit from vstrain.config.schema.SystemConfig"
-            )
+            Problem("system.module", f"{name}.config.Config must inherit from vstrain.config.schema.SystemConfig")
         )
     return create_model(model.__name__, __base__=model, system=(config_class, ...))
 
@@ -102,15 +96,11 @@ def problem(detail: dict, model: type[BaseModel], origin: Origin, prefix: str = 
     if detail["type"] == "extra_forbidden":
         parent = _model_at(model, loc[:-1])
         siblings = (
-            [path.rpartition(".")[0] + "." * ("." in path) + name for name in parent.model_fields]
-            if parent
-            else []
+            [path.rpartition(".")[0] + "." * ("." in path) + name for name in parent.model_fields] if parent else []
         )
         return Problem(path, f"no such key; {nearest(path, siblings)}", origin(path))
     if detail["type"] == "missing":
-        return Problem(
-            path, f"missing; set {path}=… ({_expected(model, '.'.join(loc))})", origin(path), missing=True
-        )
+        return Problem(path, f"missing; set {path}=… ({_expected(model, '.'.join(loc))})", origin(path), missing=True)
     if detail["type"] == "value_error":
         return Problem(path, str(detail["ctx"]["error"]), origin(path))
     return Problem(path, f"{_wanted(detail)}, got {detail['input']!r}", origin(path))

@@ -24,9 +24,7 @@ def encode(name: str, value, *, quality: int = 92, fps: float = 8.0) -> bytes:
         case "jpg":
             import simplejpeg
 
-            return simplejpeg.encode_jpeg(
-                np.ascontiguousarray(value), quality=quality, colorsubsampling="444"
-            )
+            return simplejpeg.encode_jpeg(np.ascontiguousarray(value), quality=quality, colorsubsampling="444")
         case "png":
             return _cv2_encode(".png", value, [])
         case "webp":
@@ -101,9 +99,7 @@ def _pco_encode(value: np.ndarray) -> bytes:
     from pcodec import ChunkConfig, standalone
 
     code = np.dtype(value.dtype).str.encode()
-    header = struct.pack(
-        f"<4sB{len(code)}sB{value.ndim}I", b"PCO1", len(code), code, value.ndim, *value.shape
-    )
+    header = struct.pack(f"<4sB{len(code)}sB{value.ndim}I", b"PCO1", len(code), code, value.ndim, *value.shape)
     return header + standalone.simple_compress(np.ascontiguousarray(value).ravel(), ChunkConfig())
 
 
@@ -117,9 +113,7 @@ def _pco_decode(data: bytes) -> np.ndarray:
     shape = struct.unpack_from(f"<{data[at]}I", data, at + 1)
     flat = standalone.simple_decompress(data[at + 1 + 4 * data[at] :])
     if flat is None or flat.dtype != dtype:
-        raise ValueError(
-            f"a .pco member holds {None if flat is None else flat.dtype}, its header says {dtype}"
-        )
+        raise ValueError(f"a .pco member holds {None if flat is None else flat.dtype}, its header says {dtype}")
     return flat.reshape(shape)
 
 

@@ -33,9 +33,7 @@ def expand(urls: list[str]) -> list[Path]:
         for pattern in braceexpand.braceexpand(str(url)):
             found = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]  # noqa: PTH207
             if not found:
-                raise DataError(
-                    f"{pattern}: no shard matches this pattern; give the path of existing .tar files"
-                )
+                raise DataError(f"{pattern}: no shard matches this pattern; give the path of existing .tar files")
             paths += map(Path, found)
     if missing := [path for path in paths if not path.is_file()]:
         raise DataError(f"{missing[0]}: no such shard; give the path of existing .tar files")

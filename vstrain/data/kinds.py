@@ -61,9 +61,7 @@ DragSample = TypedDict(
         # {"handles": [[x, y], ...], "targets": [[x, y], ...], "src_index": int, "tgt_index": int, "tracker": "exact", ...}
         "points.json": dict,
         "mp4": NotRequired[np.ndarray],  # uint8 (T, H, W, 3): the whole short video
-        "tracks.npz": NotRequired[
-            dict
-        ],  # {"xy": float32 (T, N, 2), "visible": bool (T, N), "moving": bool (T, H, W)}
+        "tracks.npz": NotRequired[dict],  # {"xy": float32 (T, N, 2), "visible": bool (T, N), "moving": bool (T, H, W)}
         "meta.json": dict,  # {"camera": "still" | "moving", "video": str, "licence": str, ...}
     },
 )

@@ -19,12 +19,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from vstrain.data.index import DataError, Index, expand
 from vstrain.data.keyed import draw_key, rng
+from vstrain.data.kinds import SampleError
 from vstrain.data.order import Order
 from vstrain.data.reader import DamagedSample, Reader
 
-Prepare = Callable[
-    [dict, np.random.Generator], dict
-]  # a system's `prepare` with its config and mode filled in
+Prepare = Callable[[dict, np.random.Generator], dict]  # a system's `prepare` with its config and mode filled in
 
 
 @dataclass(frozen=True)
@@ -83,9 +82,7 @@ class Positions(Dataset):
             epoch, sample_id = self.order(position)
             if attempt:
                 sample_id = int(
-                    rng(draw_key(self.seed, epoch, sample_id), f"replace {attempt}").integers(
-                        len(self.reader.index)
-                    )
+                    rng(draw_key(self.seed, epoch, sample_id), f"replace {attempt}").integers(len(self.reader.index))
                 )
             key = draw_key(self.seed, epoch, sample_id)
             try:
@@ -94,10 +91,11 @@ class Positions(Dataset):
             except DamagedSample as damage:
                 self.quarantine.add(damage)
                 continue
+            except SampleError as error:
+                self.quarantine.add(DamagedSample(sample.shard, sample.key, str(error)))
+                continue
             return {**item, "key": np.int64(key)}
-        raise DataError(
-            f"{self.ATTEMPTS} damaged samples in a row at position {position}; see {self.quarantine.path}"
-        )
+        raise DataError(f"{self.ATTEMPTS} damaged samples in a row at position {position}; see {self.quarantine.path}")
 
 
 class TrainPlan:
@@ -184,9 +182,7 @@ def train_batches(
 ) -> DataLoader:
     """Micro-batches of this rank from optimiser step `start_step` to `steps`; workers: decoding processes."""
     order = Order(len(index), seed, block)
-    data = Positions(
-        Reader(index), order.sample_at, prepare, seed, Quarantine(quarantine, max(1, len(index) // 100))
-    )
+    data = Positions(Reader(index), order.sample_at, prepare, seed, Quarantine(quarantine, max(1, len(index) // 100)))
     return _loader(data, TrainPlan(batch_size, accumulate, share, start_step, steps), workers)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 import xxhash
 
@@ -18,35 +19,48 @@ class DamagedSample(ValueError):
         self.shard, self.key, self.reason = shard, key, reason
 
 
+class Sample(Mapping):
+    """A sample whose members are decoded when they are asked for, once: a system pays for what its `prepare` reads."""
+
+    def __init__(self, shard: str, key: str, members: dict[str, bytes]):
+        self.shard, self.key, self._members = shard, key, members
+        self._values: dict = {"__key__": key}
+
+    def __getitem__(self, name: str):
+        if name not in self._values:
+            try:
+                self._values[name] = codecs.decode(name, self._members[name])
+            except KeyError:
+                raise
+            except Exception as error:  # decoders raise many types
+                reason = f"member {name} does not decode ({error})"
+                raise DamagedSample(self.shard, self.key, reason) from error
+        return self._values[name]
+
+    def __iter__(self):
+        return iter(["__key__", *self._members])
+
+    def __len__(self) -> int:
+        return 1 + len(self._members)
+
+
 class Reader:
-    """`reader.read(n)` -> the decoded sample dict of row n (see vstrain.data.kinds). Open files are kept, per process."""
+    """`reader.read(n)` -> the Sample of row n (see vstrain.data.kinds). Open files are kept, per process."""
 
     def __init__(self, index: Index):
         self.index = index
         self._files: dict[int, int] = {}
         self._pid = os.getpid()
 
-    def read(self, n: int, skip: tuple[str, ...] = ()) -> dict:
-        """Members named in `skip` are hashed but not decoded."""
+    def read(self, n: int) -> Sample:
         shard, key = int(self.index.shard[n]), self.index.key(n)
-        digest, sample = xxhash.xxh3_64(), {"__key__": key}
-        parts = []
+        digest, members = xxhash.xxh3_64(), {}
         for name, offset, size in self.index.members(n):
-            data = os.pread(self._file(shard), size, offset)
-            digest.update(data)
-            parts.append((name, data))
+            members[name] = os.pread(self._file(shard), size, offset)
+            digest.update(members[name])
         if digest.intdigest() != int(self.index.hash[n]):
-            raise self._damaged(shard, key, "its bytes do not match the hash in the index")
-        for name, data in parts:
-            if name not in skip:
-                try:
-                    sample[name] = codecs.decode(name, data)
-                except Exception as error:  # decoders raise many types
-                    raise self._damaged(shard, key, f"member {name} does not decode ({error})") from error
-        return sample
-
-    def _damaged(self, shard: int, key: str, reason: str) -> DamagedSample:
-        return DamagedSample(str(self.index.shards[shard]), key, reason)
+            raise DamagedSample(str(self.index.shards[shard]), key, "its bytes do not match the hash in the index")
+        return Sample(str(self.index.shards[shard]), key, members)
 
     def _file(self, shard: int) -> int:
         if self._pid != os.getpid():  # a forked worker must not share file handles' lifetime with its parent

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
+from vstrain.config.problems import InputError
 from vstrain.data import keyed
 from vstrain.diffusion.config import Codec
 
@@ -67,12 +68,14 @@ class KLCodec(nn.Module):
 
 def build_codec(config: Codec) -> nn.Module:
     """The codec that `config` names. Under the meta device an autoencoder is only its shape; elsewhere its
-    weights are read from `config.path`, and a ValueError says what is missing."""
+    weights are read from `config.path`, and an InputError says what is missing."""
     if config.name != "autoencoder_kl":
         return SpaceToDepth(config.factor, config.scale)
     if torch.get_default_device().type == "meta":
         return KLCodec(AutoencoderKL(**STABLE_DIFFUSION_VAE), config.scale)
     if config.path is None or not (Path(config.path) / "config.json").is_file():
-        raise ValueError(f"codec.path={config.path}: expected a folder with config.json and the weights of an"
-                         " AutoencoderKL (diffusers layout); set it, or use codec.name=space_to_depth")
+        raise InputError(
+            f"codec.path={config.path}: expected a folder with config.json and the weights of an"
+            " AutoencoderKL (diffusers layout); set it, or use codec.name=space_to_depth"
+        )
     return KLCodec(AutoencoderKL.from_pretrained(config.path, local_files_only=True), config.scale)

@@ -25,11 +25,15 @@ class Diffusion(Strict):
     @model_validator(mode="after")
     def _terminal_step_can_be_learned(self):
         if self.zero_terminal_snr and self.prediction == "epsilon":
-            raise ValueError("zero_terminal_snr with prediction=epsilon cannot be learned, the last step"
-                             " has no signal: use prediction=v_prediction or sample")
+            raise ValueError(
+                "zero_terminal_snr with prediction=epsilon cannot be learned, the last step"
+                " has no signal: use prediction=v_prediction or sample"
+            )
         if self.zero_terminal_snr and self.loss_weight != "uniform":
-            raise ValueError(f"zero_terminal_snr with loss_weight={self.loss_weight} never trains the last"
-                             " step (weight 0): use loss_weight=uniform")
+            raise ValueError(
+                f"zero_terminal_snr with loss_weight={self.loss_weight} never trains the last"
+                " step (weight 0): use loss_weight=uniform"
+            )
         if self.zero_terminal_snr and self.offset_noise:
             raise ValueError("zero_terminal_snr and offset_noise solve the same problem: set offset_noise=0")
         return self
@@ -52,6 +56,8 @@ class Codec(Strict):
             "autoencoder_kl": (8, 4),
         }[self.name]
         if (self.factor, self.channels) != (factor, channels):
-            raise ValueError(f"codec {self.name} has factor {factor} and {channels} channels,"
-                             f" not factor {self.factor} and {self.channels} channels")
+            raise ValueError(
+                f"codec {self.name} has factor {factor} and {channels} channels,"
+                f" not factor {self.factor} and {self.channels} channels"
+            )
         return self

@@ -35,6 +35,7 @@ def sample(
     for i, t in enumerate(scheduler.timesteps):
         prediction = denoise(x, t.to(x.device).expand(len(x)))
         fresh = variance_noise(i) if eta > 0 else None
-        x = scheduler.step(prediction, int(t), x, eta=eta, variance_noise=fresh,
-                           use_clipped_model_output=clip is not None).prev_sample
+        x = scheduler.step(
+            prediction, int(t), x, eta=eta, variance_noise=fresh, use_clipped_model_output=clip is not None
+        ).prev_sample
     return x

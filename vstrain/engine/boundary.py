@@ -62,9 +62,7 @@ class StepBoundary(Callback):
         for optimizer in trainer.optimizers:
             build.set_learning_rate(optimizer, config.optim, factor)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, system: System, outputs: dict, batch: dict, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, system: System, outputs: dict, batch: dict, batch_idx: int) -> None:
         self._metrics.append(outputs["metrics"])
         if (batch_idx + 1) % self.config.trainer.accumulate:
             return
@@ -101,9 +99,7 @@ class StepBoundary(Callback):
     def _log(self, trainer: Trainer, step: int) -> float:
         """Means over the micro-batches and ranks of this step; returns the loss."""
         names = sorted(self._metrics[0])
-        rows = torch.stack(
-            [torch.stack([metrics[name].float() for name in names]) for metrics in self._metrics]
-        )
+        rows = torch.stack([torch.stack([metrics[name].float() for name in names]) for metrics in self._metrics])
         values = dict(zip(names, guards.mean_over_ranks(rows.mean(0)).tolist(), strict=True))
         now = time.monotonic()
         pace = (step - self._window[1]) / (now - self._window[0])

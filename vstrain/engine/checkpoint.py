@@ -71,7 +71,9 @@ def separate(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     for name, tensor in tensors.items():
         shared = tensor.untyped_storage().data_ptr() in seen
         seen.add(tensor.untyped_storage().data_ptr())
-        out[name] = tensor.detach().clone(memory_format=torch.contiguous_format) if shared else tensor.detach().contiguous()
+        out[name] = (
+            tensor.detach().clone(memory_format=torch.contiguous_format) if shared else tensor.detach().contiguous()
+        )
     return out
 
 
@@ -135,14 +137,10 @@ def find(path: Path) -> tuple[Path, Path]:
     else:
         run_dir = path.parent if path.name == "checkpoints" else path
         if not (run_dir / "resolved.yaml").is_file():
-            raise InputError(
-                f"ckpt={path}: expected a run directory or one of its checkpoints (a folder with {META})"
-            )
+            raise InputError(f"ckpt={path}: expected a run directory or one of its checkpoints (a folder with {META})")
         if (found := latest(run_dir)) is None:
             raise InputError(f"ckpt={path}: the run has no checkpoint yet")
         checkpoint = found[0]
     if meta(checkpoint) is None:
-        raise InputError(
-            f"ckpt={checkpoint}: damaged, a file does not match its checksum; use another checkpoint"
-        )
+        raise InputError(f"ckpt={checkpoint}: damaged, a file does not match its checksum; use another checkpoint")
     return run_dir, checkpoint

@@ -66,9 +66,7 @@ def flops(system: System, config: PlanConfig, item: dict) -> dict[str, int]:
 
 
 def table(facts: dict[str, int], config: PlanConfig) -> str:
-    mib = {
-        name: facts[f"{name}_bytes"] / 2**20 for name in ("weights", "gradients", "optimiser", "checkpoint")
-    }
+    mib = {name: facts[f"{name}_bytes"] / 2**20 for name in ("weights", "gradients", "optimiser", "checkpoint")}
     held = mib["weights"] + mib["gradients"] + mib["optimiser"]
     return "\n".join(
         [

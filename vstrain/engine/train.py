@@ -70,9 +70,7 @@ def check_resumable(facts: dict, batches: build.Batches, path: Path) -> None:
         )
 
 
-def build_trainer(
-    config: TrainConfig, run_dir: Path, boundary: StepBoundary, start: int, facts: dict
-) -> Trainer:
+def build_trainer(config: TrainConfig, run_dir: Path, boundary: StepBoundary, start: int, facts: dict) -> Trainer:
     return Trainer(
         accelerator=accelerator_of(config),
         devices=config.trainer.devices,

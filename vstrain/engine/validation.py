@@ -26,8 +26,7 @@ def inference(system: System):
 
 def to_device(batch: dict, device: torch.device) -> dict:
     return {
-        name: value.to(device, non_blocking=True) if torch.is_tensor(value) else value
-        for name, value in batch.items()
+        name: value.to(device, non_blocking=True) if torch.is_tensor(value) else value for name, value in batch.items()
     }
 
 
@@ -48,9 +47,7 @@ def validate(
             share = batch["weight"].double()
             weight += share.sum().cpu()
             for name, values in metrics.items():
-                sums[name] = (
-                    sums.get(name, 0) + torch.where(share > 0, values.double(), 0.0).mul(share).sum().cpu()
-                )
+                sums[name] = sums.get(name, 0) + torch.where(share > 0, values.double(), 0.0).mul(share).sum().cpu()
     names = sorted(sums)
     vector = torch.stack([weight, *(sums[name] for name in names)]).to(
         system.device if system.device.type == "cuda" else "cpu"

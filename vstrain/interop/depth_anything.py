@@ -56,14 +56,10 @@ def depth_names(blocks: int, swiglu: bool) -> dict[str, tuple[str, ...]]:
                 for j in (1, 2)
             ),
         ]
-        names |= _affine(
-            pair for pair in pairs if not pair[0].endswith("resize_layers.2")
-        )  # level 3 keeps its size
+        names |= _affine(pair for pair in pairs if not pair[0].endswith("resize_layers.2"))  # level 3 keeps its size
         names[f"depth_head.scratch.layer{i + 1}_rn.weight"] = (f"neck.convs.{i}.weight",)
     outputs = ("output_conv1", "output_conv2.0", "output_conv2.2")
-    return names | _affine(
-        (f"depth_head.scratch.{name}", f"head.conv{i + 1}") for i, name in enumerate(outputs)
-    )
+    return names | _affine((f"depth_head.scratch.{name}", f"head.conv{i + 1}") for i, name in enumerate(outputs))
 
 
 def encoder_names(blocks: int, swiglu: bool) -> dict[str, tuple[str, ...]]:

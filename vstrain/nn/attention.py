@@ -21,11 +21,14 @@ Impl = Literal["sdpa", "math", "xformers", "flex"]
 def require(impl: Impl) -> None:
     """Raise one clear sentence unless `impl` can train on this machine; called when a system is built."""
     if impl == "xformers" and importlib.util.find_spec("xformers") is None:
-        raise RuntimeError("attention=xformers: the package xformers is not installed"
-                           " (pip install 'vstrain[xformers]'); attention=sdpa needs nothing")
+        raise RuntimeError(
+            "attention=xformers: the package xformers is not installed"
+            " (pip install 'vstrain[xformers]'); attention=sdpa needs nothing"
+        )
     if impl in ("xformers", "flex") and not torch.cuda.is_available():
-        raise RuntimeError(f"attention={impl}: it trains on a CUDA device and this machine has none;"
-                           " use attention=sdpa")
+        raise RuntimeError(
+            f"attention={impl}: it trains on a CUDA device and this machine has none; use attention=sdpa"
+        )
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, impl: Impl = "sdpa") -> Tensor:

@@ -54,12 +54,14 @@ class Resampler(nn.Module):
         self.queries = nn.Parameter(torch.randn(tokens, width) * width**-0.5)
         self.project = nn.Linear(input_width, width)
         self.layers = nn.ModuleList(
-            nn.ModuleDict({
-                "norm_input": nn.LayerNorm(width),
-                "norm_query": nn.LayerNorm(width),
-                "attention": Attention(width, heads, head_dim),
-                "feed": nn.Sequential(nn.LayerNorm(width), feed_forward(width)),
-            })
+            nn.ModuleDict(
+                {
+                    "norm_input": nn.LayerNorm(width),
+                    "norm_query": nn.LayerNorm(width),
+                    "attention": Attention(width, heads, head_dim),
+                    "feed": nn.Sequential(nn.LayerNorm(width), feed_forward(width)),
+                }
+            )
             for _ in range(depth)
         )
         self.norm = nn.LayerNorm(width)

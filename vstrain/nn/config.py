@@ -41,6 +41,8 @@ class Vision(Strict):
     @model_validator(mode="after")
     def _fits(self):
         if self.size % self.patch or self.width % self.heads:
-            raise ValueError(f"vision.patch={self.patch} must divide vision.size={self.size}, and"
-                             f" vision.heads={self.heads} must divide vision.width={self.width}")
+            raise ValueError(
+                f"vision.patch={self.patch} must divide vision.size={self.size}, and"
+                f" vision.heads={self.heads} must divide vision.width={self.width}"
+            )
         return self

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from vstrain.config.problems import InputError
 from vstrain.nn.config import Text
 from vstrain.nn.tokens import BEGIN, PAD
 
@@ -35,8 +36,10 @@ class TextEncoder(nn.Module):
         if config.name == "tiny" or torch.get_default_device().type == "meta":
             self.model = CLIPTextModel(shape)
         elif config.path is None or not (Path(config.path) / "config.json").is_file():
-            raise ValueError(f"text.path={config.path}: expected a folder with a CLIP text model"
-                             " (transformers layout); set it, or use text.name=tiny")
+            raise InputError(
+                f"text.path={config.path}: expected a folder with a CLIP text model"
+                " (transformers layout); set it, or use text.name=tiny"
+            )
         else:
             self.model = CLIPTextModel.from_pretrained(config.path, local_files_only=True)
         self.requires_grad_(not self.frozen)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
+from vstrain.config.problems import InputError
 from vstrain.nn.config import Text
 
 PAD, BEGIN, FIRST_WORD = 0, 1, 2
@@ -20,7 +21,7 @@ def tokenize(text: str, length: int, vocab: int) -> np.ndarray:
     """Words hashed into `vocab` ids, int64 (length,): BEGIN, one id a word (case and punctuation do not
     matter), PAD to the end; words beyond `length` are cut. One text gives the same ids on every machine."""
     if vocab <= FIRST_WORD or length < 1:
-        raise ValueError(f"tokenize: vocab={vocab} must be above {FIRST_WORD} and length={length} at least 1")
+        raise InputError(f"tokenize: vocab={vocab} must be above {FIRST_WORD} and length={length} at least 1")
     words = WORD.findall(text.lower())[: length - 1]
     ids = np.full(length, PAD, dtype=np.int64)
     ids[0] = BEGIN
@@ -35,8 +36,10 @@ def tokenizer(config: Text) -> Callable[[str], np.ndarray]:
     if config.name == "tiny":
         return lambda text: tokenize(text, config.length, config.vocab)
     if config.path is None or not Path(config.path).is_dir():
-        raise ValueError(f"text.path={config.path}: expected a folder with a CLIP tokenizer and text model"
-                         " (transformers layout); set it, or use text.name=tiny")
+        raise InputError(
+            f"text.path={config.path}: expected a folder with a CLIP tokenizer and text model"
+            " (transformers layout); set it, or use text.name=tiny"
+        )
     from transformers import CLIPTokenizer
 
     clip = CLIPTokenizer.from_pretrained(config.path, local_files_only=True)

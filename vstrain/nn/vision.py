@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
+from vstrain.config.problems import InputError
 from vstrain.nn.config import Vision
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -36,8 +37,10 @@ class VisionEncoder(nn.Module):
         if config.name == "random" or torch.get_default_device().type == "meta":
             self.model = CLIPVisionModel(shape)
         elif config.path is None or not (Path(config.path) / "config.json").is_file():
-            raise ValueError(f"vision.path={config.path}: expected a folder with a CLIP vision model"
-                             " (transformers layout); set it, or use vision.name=random")
+            raise InputError(
+                f"vision.path={config.path}: expected a folder with a CLIP vision model"
+                " (transformers layout); set it, or use vision.name=random"
+            )
         else:
             self.model = CLIPVisionModel.from_pretrained(config.path, local_files_only=True)
         self.requires_grad_(False).eval()

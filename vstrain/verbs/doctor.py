@@ -53,9 +53,7 @@ def main(argv: list[str]) -> int:
         table.add_row(name, found or "-", "" if found else "MISSING: install vstrain again")
     for name, purpose in EXTRAS.items():
         found = version(name)
-        table.add_row(
-            f"{name} (extra)", found or "-", "" if found else f"not here; only needed for {purpose}"
-        )
+        table.add_row(f"{name} (extra)", found or "-", "" if found else f"not here; only needed for {purpose}")
     if importlib.util.find_spec("torchvision"):
         table.add_row(
             "torchvision",

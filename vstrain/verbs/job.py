@@ -20,13 +20,9 @@ def main(verb: str, argv: list[str], usage: str) -> int:
         return 0
     command = Command(verb, MODELS[verb], argv, check)
     if command.flags:
-        raise ConfigError(
-            [Problem(command.flags[0], f"no such flag of `vstrain {verb}`; see `vstrain {verb} --help`")]
-        )
+        raise ConfigError([Problem(command.flags[0], f"no such flag of `vstrain {verb}`; see `vstrain {verb} --help`")])
     config = command.config()
-    run_dir = rundir.create(
-        config, Path(config.run.root) / verb, Path(config.run.dir) if config.run.dir else None, {}
-    )
+    run_dir = rundir.create(config, Path(config.run.root) / verb, Path(config.run.dir) if config.run.dir else None, {})
     print(f"{verb} {config.ckpt}: {run_dir}", file=sys.stderr)
     return local.start(run_dir, 1, replace=True)
 
@@ -48,14 +44,10 @@ def check(config: Job, origin) -> list[Problem]:
         return error.problems
     problems = []
     if config.verb in ("predict", "export") and importlib.util.find_spec(f"{module}.{config.verb}") is None:
-        problems.append(
-            Problem("ckpt", f"system {module} has no {config.verb}: there is no {module}.{config.verb}")
-        )
+        problems.append(Problem("ckpt", f"system {module} has no {config.verb}: there is no {module}.{config.verb}"))
     if isinstance(config, PredictConfig) and not Path(config.input).exists():
         problems.append(
-            Problem(
-                "input", f"{config.input} does not exist; give a file or a folder of files", origin("input")
-            )
+            Problem("input", f"{config.input} does not exist; give a file or a folder of files", origin("input"))
         )
     return problems
 

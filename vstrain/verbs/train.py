@@ -46,9 +46,7 @@ def start(config: TrainConfig, replace: bool) -> int:
     """Everything between a valid configuration and the running worker."""
     config, fingerprints = embedded.prepare(config)
     root = Path(config.run.root) / config.run.experiment
-    run_dir = rundir.create(
-        config, root, Path(config.run.dir) if config.run.dir else None, {"data": fingerprints}
-    )
+    run_dir = rundir.create(config, root, Path(config.run.dir) if config.run.dir else None, {"data": fingerprints})
     print(
         f"{config.run.experiment}, scale {config.run.scale}, site {config.site.name}: {run_dir}",
         file=sys.stderr,
@@ -74,9 +72,7 @@ def resume(argv: list[str]) -> int:
         )
     values = rundir.load(run_dir)
     if values.get("verb") != "train":
-        raise ConfigError(
-            [Problem("resume", f"{run_dir} is a {values.get('verb')} run; only training can be resumed")]
-        )
+        raise ConfigError([Problem("resume", f"{run_dir} is a {values.get('verb')} run; only training can be resumed")])
     merged = OmegaConf.merge(OmegaConf.create(values), OmegaConf.from_dotlist(overrides))
     config = validate(merged, TrainConfig, lambda path: f"resume of {run_dir}")
     rundir.write_atomic(run_dir / "resolved.yaml", rundir.dump(config))

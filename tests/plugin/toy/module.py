@@ -27,9 +27,7 @@ class System(Base):
 
     def objective(self, batch):
         self.calls = getattr(self, "calls", 0) + 1
-        if os.environ.get("TOY_SIGNAL_AT") == str(
-            self.calls
-        ):  # as if the user pressed Ctrl-C in the middle of a step
+        if os.environ.get("TOY_SIGNAL_AT") == str(self.calls):  # as if the user pressed Ctrl-C in the middle of a step
             os.kill(os.getpid(), signal.SIGINT)
         loss = self.residual(batch, noise=0.1).mean()
         return Objective(loss, {"loss_again": loss})

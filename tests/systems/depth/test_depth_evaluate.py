@@ -59,9 +59,7 @@ def test_baselines_are_the_best_of_their_kind():
     y, x = np.mgrid[:9, :9]
     design = np.stack([np.ones_like(x), x, y], -1)
     rows = np.concatenate([design[mask] for mask in v])
-    coefficients = np.linalg.lstsq(
-        rows, np.concatenate([a[m] for a, m in zip(d, v, strict=True)]), rcond=None
-    )[0]
+    coefficients = np.linalg.lstsq(rows, np.concatenate([a[m] for a, m in zip(d, v, strict=True)]), rcond=None)[0]
     np.testing.assert_allclose(plane.numpy(), design @ coefficients)
 
 
@@ -76,9 +74,7 @@ def test_report_separates_a_trained_model_from_the_baselines(make_system, scene_
         optimiser.zero_grad()
     held_out = [scene_batch(28, 16, 100)]
     result = report(system, batches, held_out)
-    assert set(result.metrics) == {
-        f"{n}/{m}" for n in ("model", "mean_map", "plane") for m in ("abs_rel", "delta1")
-    }
+    assert set(result.metrics) == {f"{n}/{m}" for n in ("model", "mean_map", "plane") for m in ("abs_rel", "delta1")}
     assert result.metrics["model/abs_rel"] < 0.6 * min(
         result.metrics["mean_map/abs_rel"], result.metrics["plane/abs_rel"]
     )

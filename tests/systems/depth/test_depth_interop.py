@@ -74,7 +74,7 @@ def test_export_opens_in_transformers_and_is_equal_at_the_native_size(make_syste
     with torch.no_grad():
         torch.testing.assert_close(loaded(pixels).predicted_depth, system(image), atol=1e-5, rtol=1e-5)
     official = torch.load(tmp_path / "depth_anything_v2_tiny.pth")
-    assert set(official) == set(depth_names(6, False))
+    assert set(official) == set(depth_names(SIZES["tiny"].depth, False))
     hf = load_file(tmp_path / "model.safetensors")
     back = to_hf(official)
     assert set(back) == set(hf) and all(torch.equal(back[name], hf[name]) for name in hf)
@@ -91,7 +91,7 @@ def test_encoder_init_from_every_layout(make_system, tmp_path, layout):
             for name, t in torch.load(path).items()
             if name.startswith("pretrained.")
         }
-        assert set(state) == set(encoder_names(6, False))
+        assert set(state) == set(encoder_names(SIZES["tiny"].depth, False))
         torch.save(state, path := tmp_path / layout)
     elif layout == "hf.safetensors":
         path = tmp_path / "model.safetensors"
@@ -105,22 +105,16 @@ def test_encoder_init_from_every_layout(make_system, tmp_path, layout):
 
 
 def test_init_errors_say_what_to_do(make_system, tmp_path):
-    with pytest.raises(
-        InputError, match=r"no such file; download the DINOv2 release .*dinov2_vits14_pretrain.pth"
-    ):
+    with pytest.raises(InputError, match=r"no such file; download the DINOv2 release .*dinov2_vits14_pretrain.pth"):
         make_system(init=str(tmp_path / "absent.pth"))
     with torch.device("meta"):
         other = build_network("vits", "v2", "official").backbone
     state = {name: torch.zeros(1) for name in encoder_names(len(other.encoder.layer), False)}
     torch.save(state, tmp_path / "deep.pth")
-    with pytest.raises(
-        InputError, match=r"deep.pth: its tensors are not this network's: 0 missing .*unknown"
-    ):
+    with pytest.raises(InputError, match=r"deep.pth: its tensors are not this network's: 0 missing .*unknown"):
         make_system(init=str(tmp_path / "deep.pth"))
     state = torch.load(export(make_system(), tmp_path)[-1])
     state["pretrained.pos_embed"] = torch.zeros(1, 1370, 128)
     torch.save(state, tmp_path / "grid.pth")
-    with pytest.raises(
-        InputError, match=r"grid.pth: its position table is \(1, 1370, 128\), this network's is"
-    ):
+    with pytest.raises(InputError, match=r"grid.pth: its position table is \(1, 1370, 128\), this network's is"):
         make_system(init=str(tmp_path / "grid.pth"))

@@ -12,9 +12,7 @@ def test_objective_is_the_stated_sum(make_system, scene_batch):
     system, batch = make_system(), scene_batch()
     loss, metrics = system.objective(batch)
     terms = depth_loss(system(batch["image"]), batch["disparity"], batch["valid"], "median_mad", "mae")
-    assert torch.equal(metrics["residual"], terms[0].mean()) and torch.equal(
-        metrics["gradient"], terms[1].mean()
-    )
+    assert torch.equal(metrics["residual"], terms[0].mean()) and torch.equal(metrics["gradient"], terms[1].mean())
     assert loss.item() == pytest.approx((terms[0].mean() + 2 * terms[1].mean()).item(), rel=1e-6)
 
 
@@ -22,9 +20,7 @@ def test_loss_is_the_mean_of_equal_shares(make_system, scene_batch):
     system, batch = make_system(), scene_batch()
     batch["valid"][0] = False  # a share with an empty picture must not weigh differently
     whole = system.objective(batch).loss
-    halves = [
-        system.objective({k: v[part] for k, v in batch.items()}).loss for part in (slice(0, 4), slice(4, 8))
-    ]
+    halves = [system.objective({k: v[part] for k, v in batch.items()}).loss for part in (slice(0, 4), slice(4, 8))]
     assert whole.item() == pytest.approx((sum(halves) / 2).item(), rel=1e-5)
 
 

@@ -52,9 +52,7 @@ def naive(prediction, target, valid, align, rho):
 @pytest.mark.parametrize("rho", RHO)
 def test_equals_the_naive_implementation(align, rho):
     prediction, target, valid = maps()
-    expected = np.array(
-        [naive(*sample, align, rho) for sample in zip(prediction, target, valid, strict=True)]
-    )
+    expected = np.array([naive(*sample, align, rho) for sample in zip(prediction, target, valid, strict=True)])
     residual, gradient = depth_loss(prediction, target, valid, align, rho)
     np.testing.assert_allclose(residual.numpy(), expected[:, 0], rtol=2e-5)
     np.testing.assert_allclose(gradient.numpy(), expected[:, 1], rtol=2e-5)
@@ -118,9 +116,7 @@ def test_invalid_pixels_change_neither_loss_nor_gradient(align, rho):
 
 @pytest.mark.parametrize("align", ALIGN)
 @pytest.mark.parametrize("rho", RHO)
-@pytest.mark.parametrize(
-    "case", ["no valid pixel", "one valid pixel", "constant prediction", "constant target"]
-)
+@pytest.mark.parametrize("case", ["no valid pixel", "one valid pixel", "constant prediction", "constant target"])
 def test_degenerate_maps_stay_finite(align, rho, case):
     prediction, target, valid = maps(5)
     if case == "no valid pixel":
@@ -176,9 +172,7 @@ def test_samples_do_not_see_each_other():
     prediction, target, valid = maps(9)
     together = depth_loss(prediction, target, valid, "median_mad", "trimmed_mae")
     for i in range(3):
-        alone = depth_loss(
-            prediction[i : i + 1], target[i : i + 1], valid[i : i + 1], "median_mad", "trimmed_mae"
-        )
+        alone = depth_loss(prediction[i : i + 1], target[i : i + 1], valid[i : i + 1], "median_mad", "trimmed_mae")
         assert torch.equal(alone[0][0], together[0][i]) and torch.equal(alone[1][0], together[1][i])
 
 
@@ -188,8 +182,4 @@ def test_half_precision_predictions_are_computed_in_float32():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = depth_loss(half, target, valid, "least_squares", "mse")
     expected = depth_loss(half.float(), target, valid, "least_squares", "mse")
-    assert (
-        loss[0].dtype == torch.float32
-        and torch.equal(loss[0], expected[0])
-        and torch.equal(loss[1], expected[1])
-    )
+    assert loss[0].dtype == torch.float32 and torch.equal(loss[0], expected[0]) and torch.equal(loss[1], expected[1])

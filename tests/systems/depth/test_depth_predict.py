@@ -12,9 +12,7 @@ from vstrain.systems.depth.predict import MAX_PATCHES, bounded_size, disparity_o
 def picture(height=40, width=60):
     """Red grows to the right, green downwards."""
     y, x = np.mgrid[:height, :width]
-    return np.stack([255 * x // (width - 1), 255 * y // (height - 1), np.full_like(x, 90)], axis=2).astype(
-        np.uint8
-    )
+    return np.stack([255 * x // (width - 1), 255 * y // (height - 1), np.full_like(x, 90)], axis=2).astype(np.uint8)
 
 
 def save(path, mode="RGB", **options):
@@ -125,7 +123,5 @@ def test_patches_are_bounded(size):
 
 
 def test_outputs_of_equal_stems_stay_apart(tmp_path):
-    names = output_names(
-        [tmp_path / "a.png", tmp_path / "a.jpg", tmp_path / "b.png", tmp_path / "sub" / "a.png"]
-    )
+    names = output_names([tmp_path / "a.png", tmp_path / "a.jpg", tmp_path / "b.png", tmp_path / "sub" / "a.png"])
     assert names == ["a_png_0", "a_jpg", "b", "a_png_3"]

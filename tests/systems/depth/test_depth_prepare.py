@@ -103,9 +103,7 @@ def test_crop_and_flip_move_picture_target_and_mask_together(make_config):
         low, high = item["span"]
         disparity = 1 / (2 + 8 * red / 255)
         inside = item["valid"] & (np.abs(red - 200) > 8)
-        np.testing.assert_allclose(
-            (item["disparity"] * (high - low) + low)[inside], disparity[inside], atol=0.01
-        )
+        np.testing.assert_allclose((item["disparity"] * (high - low) + low)[inside], disparity[inside], atol=0.01)
         assert (item["valid"] == (red < 200))[np.abs(red - 200) > 8].all()
         flips.add(bool(red[0, 0] > red[0, -1]))
         corners.add((item["image"][0, 0, 1], min(red[0, 0], red[0, -1])))

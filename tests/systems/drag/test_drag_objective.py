@@ -36,7 +36,9 @@ def test_bytes_survive_the_model_range():
     assert torch.equal(to_bytes(unit), bytes_)
     bright = to_unit(torch.full((1, 2, 2, 3), 250, dtype=torch.uint8))  # no guess from the picture's minimum
     assert bright.min() > 0.9
-    assert torch.equal(to_bytes(torch.full((1, 3, 1, 1), 0.5 / 127.5 * 1.02)), torch.full((1, 1, 1, 3), 128, dtype=torch.uint8))
+    assert torch.equal(
+        to_bytes(torch.full((1, 3, 1, 1), 0.5 / 127.5 * 1.02)), torch.full((1, 1, 1, 3), 128, dtype=torch.uint8)
+    )
     assert to_bytes(torch.tensor([-1.7, 1.7, 0.0]).view(1, 3, 1, 1)).flatten().tolist() == [0, 255, 128]
 
 
@@ -80,7 +82,7 @@ def test_norms_and_biases_are_not_decayed(make_system):
 
 def test_a_few_steps_learn_to_follow_the_points(make_system, make_batch):
     """Overfit two samples that differ in their targets alone: only the points tell which is which."""
-    system = make_system(point_drop=0.0, diffusion={"loss_weight": "x0_capped", "prediction": "sample"})
+    system = make_system(point_drop=0.0, codec={"scale": 0.5}, diffusion={"prediction": "sample"})
     two = make_batch(count=2)
     two["source"][1], two["mask"][:], two["maps"][1, 0] = two["source"][0], True, two["maps"][0, 0]
     batch = {name: tensor.repeat(4, *[1] * (tensor.ndim - 1)) for name, tensor in two.items()}

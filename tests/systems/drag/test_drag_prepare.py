@@ -50,9 +50,7 @@ def test_points_follow_the_colour_that_they_mark(seed, size, make_config):
 
 
 def test_both_flips_and_many_crops_occur(make_config):
-    items = [
-        prepare(sample(seed=3), make_config(), np.random.default_rng(i), True) for i in range(60)
-    ]
+    items = [prepare(sample(seed=3), make_config(), np.random.default_rng(i), True) for i in range(60)]
     drags = np.array([item["targets"][0] - item["handles"][0] for item in items])
     assert 10 < (drags[:, 0] > 0).sum() < 50
     assert len(np.unique(np.abs(drags[:, 0]).round(2))) > 5

@@ -43,7 +43,9 @@ def test_prior_at_the_first_timestep(schedule, make_config):
     assert int(timesteps(schedule, sampling)[0]) == 961
     source, noise = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     abar = schedule.alphas_cumprod[961]
-    torch.testing.assert_close(prior(source, noise, schedule, sampling), abar.sqrt() * source + (1 - abar).sqrt() * noise)
+    torch.testing.assert_close(
+        prior(source, noise, schedule, sampling), abar.sqrt() * source + (1 - abar).sqrt() * noise
+    )
 
 
 def test_composite_is_bitwise_outside():

@@ -42,7 +42,9 @@ def test_no_mask_is_all_present():
     q, k, v = (random(B, T, H, N, D, seed=s) for s in range(3))
     seen = [random(B, C, H, N, D, seed=s) for s in (3, 4)]
     everything = torch.ones(B, C, dtype=torch.bool)
-    torch.testing.assert_close(attend_views(q, k, v, *seen, None, "sdpa"), attend_views(q, k, v, *seen, everything, "sdpa"))
+    torch.testing.assert_close(
+        attend_views(q, k, v, *seen, None, "sdpa"), attend_views(q, k, v, *seen, everything, "sdpa")
+    )
 
 
 def test_layer_is_plain_attention_over_concatenated_tokens():

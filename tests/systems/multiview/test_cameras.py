@@ -74,7 +74,9 @@ def test_mvdream_azimuth_begins_on_minus_y():
 
 
 def test_code_columns():
-    code = code_of([75, 30, -60], elevation=[10, 20, -10], radius=[1.5, 1.5, 1.5], noise=[0, 0, 250], distort=[0, 0, 0.25])
+    code = code_of(
+        [75, 30, -60], elevation=[10, 20, -10], radius=[1.5, 1.5, 1.5], noise=[0, 0, 250], distort=[0, 0, 0.25]
+    )
     np.testing.assert_array_equal(code[:, :4], [[1, 0, 0, 0], [0, 1, 0, 0], [0, 1, 250, 0.25]])
     expected = np.radians([[10, 45], [20, 0], [-10, -90]])
     np.testing.assert_allclose(code[:, [4, 5]], np.sin(expected), atol=1e-6)
@@ -99,7 +101,9 @@ def test_relative_azimuth_rounds_half_to_even(difference, written):
     np.testing.assert_allclose(code[0, [5, 8]], [np.sin(np.radians(written)), np.cos(np.radians(written))], atol=1e-6)
 
 
-@pytest.mark.parametrize(("degrees", "wrapped"), [(180, -180), (-180, -180), (179, 179), (181, -179), (540, -180), (-541, 179)])
+@pytest.mark.parametrize(
+    ("degrees", "wrapped"), [(180, -180), (-180, -180), (179, 179), (181, -179), (540, -180), (-541, 179)]
+)
 def test_wrap(degrees, wrapped):
     assert cameras.wrap(float(degrees)) == wrapped
 

@@ -26,8 +26,13 @@ def draw(*shape, seed=0):
 def make_conditions(targets=1, views=C):
     features = draw(B, views or 1, 5, 16, seed=2)
     present = torch.ones(B, views, dtype=torch.bool)
-    return Conditions(torch.arange(16).view(B, 8), draw(B, views, 12, 8, 8, seed=1), features, present,
-                      draw(B, targets + views, 10, seed=3))
+    return Conditions(
+        torch.arange(16).view(B, 8),
+        draw(B, views, 12, 8, 8, seed=1),
+        features,
+        present,
+        draw(B, targets + views, 10, seed=3),
+    )
 
 
 @pytest.fixture
@@ -99,8 +104,9 @@ def test_remembered_conditions_equal_recomputed_ones(network):
     conditions, bank = make_conditions(targets=2), {}
     conditions.present[0, 2] = False
     first = draw(B, 2, 12, 8, 8)
-    torch.testing.assert_close(answer(network, first, times(900, 500), conditions, bank),
-                               answer(network, first, times(900, 500), conditions))
+    torch.testing.assert_close(
+        answer(network, first, times(900, 500), conditions, bank), answer(network, first, times(900, 500), conditions)
+    )
     rows = []
     network.unet.register_forward_hook(lambda module, inputs, output: rows.append(len(output.sample)))
     later = draw(B, 2, 12, 8, 8, seed=8)
@@ -130,7 +136,9 @@ def test_order_of_condition_views_does_not_matter(network):
         code=torch.cat([conditions.code[:, :1], conditions.code[:, 1:][:, order]], dim=1),
     )
     noisy = draw(B, 1, 12, 8, 8)
-    torch.testing.assert_close(answer(network, noisy, times(500), turned), answer(network, noisy, times(500), conditions))
+    torch.testing.assert_close(
+        answer(network, noisy, times(500), turned), answer(network, noisy, times(500), conditions)
+    )
     mixed = replace(turned, latents=conditions.latents)  # pictures and poses no longer belong together
     assert not torch.allclose(answer(network, noisy, times(500), mixed), answer(network, noisy, times(500), conditions))
 

@@ -13,8 +13,13 @@ NULL_IDS = torch.full((8,), 7)
 @pytest.fixture
 def conditions():
     torch.manual_seed(0)
-    return Conditions(torch.arange(32).view(4, 8), torch.randn(4, 3, 2, 4, 4), torch.randn(4, 3, 5, 6),
-                      torch.rand(4, 3) < 0.7, torch.randn(4, 5, 10))
+    return Conditions(
+        torch.arange(32).view(4, 8),
+        torch.randn(4, 3, 2, 4, 4),
+        torch.randn(4, 3, 5, 6),
+        torch.rand(4, 3) < 0.7,
+        torch.randn(4, 5, 10),
+    )
 
 
 def flags(*objects):

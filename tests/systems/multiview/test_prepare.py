@@ -59,8 +59,9 @@ def test_shapes_and_ranges(make_config, make_sample):
     config = make_config(targets=2)
     item = prepare(make_sample(), config, rng(), training=False)
     shapes = {name: value.shape for name, value in item.items()}
-    assert shapes == dict(targets=(2, 3, 16, 16), conditions=(4, 3, 16, 16), present=(4,), noise_level=(4,),
-                          code=(6, 10), ids=(8,))
+    assert shapes == dict(
+        targets=(2, 3, 16, 16), conditions=(4, 3, 16, 16), present=(4,), noise_level=(4,), code=(6, 10), ids=(8,)
+    )
     assert item["targets"].dtype == item["conditions"].dtype == item["code"].dtype == np.float32
     assert item["targets"].max() == 1 and item["targets"].min() >= -1
     assert item["present"].all() and not item["noise_level"].any()
@@ -71,7 +72,9 @@ def test_conditions_are_the_layout_in_order_and_targets_are_not(make_config, mak
     item = prepare(sample, make_config(targets=3), rng(), training=False)
     for c in range(4):
         shown = sample[f"rgba_{3 + c:03d}.png"].astype(np.float32) / 255
-        np.testing.assert_allclose((item["conditions"][c] + 1) / 2, augment.over(shown, 1.0).transpose(2, 0, 1), atol=1e-6)
+        np.testing.assert_allclose(
+            (item["conditions"][c] + 1) / 2, augment.over(shown, 1.0).transpose(2, 0, 1), atol=1e-6
+        )
     relative = np.degrees(np.arctan2(item["code"][3:, 5], item["code"][3:, 8]))
     np.testing.assert_allclose(relative % 360, [0, 90, 180, 270], atol=1e-4)
     elevations = sorted(np.degrees(np.arcsin(item["code"][:3, 4])))

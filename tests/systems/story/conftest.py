@@ -43,10 +43,22 @@ def story():
             left = (n % length) * (size // 2) // length
             video[n, 4:12, left : left + 8] = COLOURS[colour]
             video[n, 0, 0] = n  # the frame's number
-        parts = [{"start": k * length, "end": (k + 1) * length, "caption": f"a {colour} square slides, take {k}",
-                  "characters": ["Sid"], "activity": "slides", "background": "grey"} for k in range(shots)]
-        return {"__key__": "s0", "mp4": video,
-                "json": {"fps": 8.0, "characters": {"Sid": f"a {colour} square"}, "shots": parts}}
+        parts = [
+            {
+                "start": k * length,
+                "end": (k + 1) * length,
+                "caption": f"a {colour} square slides, take {k}",
+                "characters": ["Sid"],
+                "activity": "slides",
+                "background": "grey",
+            }
+            for k in range(shots)
+        ]
+        return {
+            "__key__": "s0",
+            "mp4": video,
+            "json": {"fps": 8.0, "characters": {"Sid": f"a {colour} square"}, "shots": parts},
+        }
 
     return make
 
@@ -56,8 +68,9 @@ def make_batch(story):
     """Prepared stories of the four colours, `repeat` times, as the loader would stack them."""
 
     def make(prepare, config, repeat: int = 1) -> dict[str, torch.Tensor]:
-        rows = [prepare(story(colour), config, np.random.default_rng(n), True)
-                for n in range(repeat) for colour in COLOURS]
+        rows = [
+            prepare(story(colour), config, np.random.default_rng(n), True) for n in range(repeat) for colour in COLOURS
+        ]
         batch = {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
         return batch | {"key": torch.arange(len(rows)) + 100, "weight": torch.ones(len(rows))}
 

@@ -31,8 +31,14 @@ def clip(frames: int = 4, seed: int = 0) -> dict[str, torch.Tensor]:
     def draw(*shape):
         return torch.randn(*shape, generator=generator)
 
-    return {"x": draw(2, 12, frames, 8, 8), "t": torch.tensor([100, 900]), "text": draw(2, 8, 16),
-            "motion": draw(2, frames, 4, 16), "ends": draw(2, 12, 2, 8, 8), "told": torch.tensor([True, True])}
+    return {
+        "x": draw(2, 12, frames, 8, 8),
+        "t": torch.tensor([100, 900]),
+        "text": draw(2, 8, 16),
+        "motion": draw(2, frames, 4, 16),
+        "ends": draw(2, 12, 2, 8, 8),
+        "told": torch.tensor([True, True]),
+    }
 
 
 @pytest.mark.parametrize("source", ["patch", "pooled"])
@@ -119,8 +125,15 @@ def test_injection_equals_its_formula():
 
 def build_tiny_unet() -> UNet2DConditionModel:
     return UNet2DConditionModel(
-        in_channels=4, out_channels=4, block_out_channels=(32,), layers_per_block=1, norm_num_groups=8,
-        attention_head_dim=4, cross_attention_dim=16, down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",)
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(32,),
+        layers_per_block=1,
+        norm_num_groups=8,
+        attention_head_dim=4,
+        cross_attention_dim=16,
+        down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",),
     )
 
 

@@ -14,22 +14,16 @@ PATCH = 14  # side of a DINOv2 patch in pixels
 class Loss(Strict):
     align: Literal["median_mad", "least_squares"]  # how scale and shift are taken out of both maps
     rho: Literal["mae", "mse", "trimmed_mae"]  # what a residual costs
-    gradient_weight: Annotated[
-        float, Field(ge=0)
-    ]  # of the gradient matching term, beside 1 for the residual term
+    gradient_weight: Annotated[float, Field(ge=0)]  # of the gradient matching term, beside 1 for the residual term
 
 
 class Config(SystemConfig):
     size: Literal["tiny", "vits", "vitb", "vitl", "vitg"]  # encoder and head widths, see network.SIZES
     version: Literal["v1", "v2"]  # which blocks the head reads: the last four, or four spread over the depth
     pos_embed: Literal["official", "hf"]  # resampling of the position table at sizes other than its own
-    init: (
-        str  # "random", or a DINOv2 checkpoint (.pth, .safetensors or a Hugging Face folder) for the encoder
-    )
+    init: str  # "random", or a DINOv2 checkpoint (.pth, .safetensors or a Hugging Face folder) for the encoder
     image_size: Annotated[int, Field(gt=0, multiple_of=PATCH)]  # side of the training crop, pixels
-    predict_size: (
-        Annotated[int, Field(gt=0, multiple_of=PATCH)] | None
-    )  # short side in predict; null: image_size
+    predict_size: Annotated[int, Field(gt=0, multiple_of=PATCH)] | None  # short side in predict; null: image_size
     antialias: bool  # average areas before a photo is shrunk more than twofold (published: false)
     sky: Literal["far", "ignore"]  # far: known sky has disparity 0 and enters the loss; ignore: it is invalid
     flip: Probability  # of a horizontal flip

@@ -43,9 +43,7 @@ class System(BaseSystem):
         weight = self.config.loss.gradient_weight
         residual, gradient = self._terms(prediction, batch)
         shuffled, shuffled_gradient = self._terms(prediction.roll(1, 0), batch)
-        fit = fit_disparity(
-            prediction, batch["disparity"], batch["span"], batch["valid"], self.config.depth_cap
-        )
+        fit = fit_disparity(prediction, batch["disparity"], batch["span"], batch["valid"], self.config.depth_cap)
         return {
             "loss": residual + weight * gradient,
             "loss_shuffled": shuffled + weight * shuffled_gradient,

@@ -15,9 +15,7 @@ TRIM = 0.8  # trimmed_mae keeps this share of the residuals, the smallest (MiDaS
 GRADIENT_SCALES = 4
 
 
-def depth_loss(
-    prediction: Tensor, target: Tensor, valid: Tensor, align: str, rho: str
-) -> tuple[Tensor, Tensor]:
+def depth_loss(prediction: Tensor, target: Tensor, valid: Tensor, align: str, rho: str) -> tuple[Tensor, Tensor]:
     """The residual term and the gradient matching term, each (B,), of predicted against target disparity."""
     with torch.autocast(prediction.device.type, enabled=False):
         residual = aligned_residual(prediction.float(), target.float(), valid, align)

@@ -22,9 +22,7 @@ def read_photo(path: Path) -> np.ndarray:
     except FileNotFoundError as error:
         raise UnreadablePhoto("no such file; check the path") from error
     except Image.UnidentifiedImageError as error:
-        raise UnreadablePhoto(
-            "not a picture; expected JPEG, PNG, TIFF, WebP or what else Pillow reads"
-        ) from error
+        raise UnreadablePhoto("not a picture; expected JPEG, PNG, TIFF, WebP or what else Pillow reads") from error
     except Image.DecompressionBombError as error:
         limit = f"{2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels"
         raise UnreadablePhoto(f"more than {limit}; scale it down first") from error

@@ -22,9 +22,7 @@ MAX_PATCHES = 8192  # of one photo; a longer panorama enters the network smaller
 VIEW = 1600  # pixels: longest side of a photo in the side-by-side picture
 
 
-def predict(
-    system: System, inputs: list[Path], out: Path, progress: Callable[[int, int], None]
-) -> Prediction:
+def predict(system: System, inputs: list[Path], out: Path, progress: Callable[[int, int], None]) -> Prediction:
     """For each photo NAME.* writes to `out`
         NAME_depth.npy           float32 (H, W), disparity of free scale and shift, larger is nearer, at the
                                  photo's size

@@ -59,9 +59,7 @@ def raw_disparity(sample: dict, sky: str) -> tuple[np.ndarray, np.ndarray]:
         case "disparity":
             disparity = safe / stored[valid].max()
         case unit:
-            raise SampleError(
-                f"sample {sample['__key__']}: json unit {unit!r} is neither depth nor disparity"
-            )
+            raise SampleError(f"sample {sample['__key__']}: json unit {unit!r} is neither depth nor disparity")
     return np.where(infinite, 0, disparity).astype(np.float32), valid | infinite
 
 

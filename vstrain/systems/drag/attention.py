@@ -13,6 +13,7 @@ from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0, IPAdapterAttnProcessor2_0
 from torch import Tensor
 
+from vstrain.config.problems import InputError
 from vstrain.nn.attention import Impl, attention
 
 Bank = dict[str, Tensor]  # block name -> (B, L, C)
@@ -24,9 +25,7 @@ FUSED_STAGES = {"full": STAGES, "midup": STAGES[1:], "up": STAGES[2:]}
 
 def transformer_blocks(unet: UNet2DConditionModel) -> dict[str, BasicTransformerBlock]:
     """Name -> block, in the order in which they run."""
-    named = [
-        (name, block) for name, block in unet.named_modules() if isinstance(block, BasicTransformerBlock)
-    ]
+    named = [(name, block) for name, block in unet.named_modules() if isinstance(block, BasicTransformerBlock)]
     return dict(sorted(named, key=lambda item: STAGES.index(item[0].split(".")[0])))
 
 
@@ -34,7 +33,7 @@ def fused_blocks(unet: UNet2DConditionModel, fusion: str) -> dict[str, BasicTran
     """The blocks whose self-attention reads the reference and follows the points."""
     blocks = {n: b for n, b in transformer_blocks(unet).items() if n.split(".")[0] in FUSED_STAGES[fusion]}
     if not blocks:
-        raise ValueError(f"system.points.fusion={fusion}: the UNet has no attention there; use full")
+        raise InputError(f"system.points.fusion={fusion}: the UNet has no attention there; use full")
     return blocks
 
 
@@ -138,7 +137,5 @@ def install(unet: UNet2DConditionModel, fusion: str, image_tokens: int, impl: Im
     for name, block in transformer_blocks(unet).items():
         block.attn1.set_processor(PointAttention(name, impl) if name in fused else PlainAttention())
         block.attn2.set_processor(
-            TextAndImageAttention(
-                block.attn2.inner_dim, block.attn2.cross_attention_dim, num_tokens=(image_tokens,)
-            )
+            TextAndImageAttention(block.attn2.inner_dim, block.attn2.cross_attention_dim, num_tokens=(image_tokens,))
         )

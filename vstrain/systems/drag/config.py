@@ -38,9 +38,7 @@ class UNet(Strict):
             )
         for key in ("heads", "norm_groups"):
             if any(width % getattr(self, key) for width in self.channels):
-                raise ValueError(
-                    f"unet.{key}={getattr(self, key)} does not divide unet.channels={self.channels}"
-                )
+                raise ValueError(f"unet.{key}={getattr(self, key)} does not divide unet.channels={self.channels}")
         return self
 
 

@@ -24,14 +24,10 @@ def report(system: System, train_batches: Iterable, val_batches: Iterable[dict[s
     for batch in val_batches:
         batch = {name: x.to(system.device) for name, x in batch.items()}
         for i, edited in enumerate(_edits(system, batch)):
-            total[i] += (
-                (psnr_inside(edited, batch["target"], batch["mask"]) * batch["weight"].double()).sum().cpu()
-            )
+            total[i] += (psnr_inside(edited, batch["target"], batch["mask"]) * batch["weight"].double()).sum().cpu()
             changed += int((edited != batch["source"])[~batch["mask"]].sum())
         samples += batch["weight"].sum().item()
-    metrics = {
-        f"{name}/psnr_inside": value for name, value in zip(NAMES, (total / samples).tolist(), strict=True)
-    }
+    metrics = {f"{name}/psnr_inside": value for name, value in zip(NAMES, (total / samples).tolist(), strict=True)}
     return Report(metrics | {"outside_changed": changed}, _table(metrics, round(samples), changed))
 
 

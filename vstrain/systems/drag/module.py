@@ -25,9 +25,7 @@ class System(BaseSystem):
     def objective(self, batch: dict[str, Tensor]) -> Objective:
         points = kept(keyed.uniform(batch["key"], "point_drop"), self.config.point_drop)
         image = kept(keyed.uniform(batch["key"], "image_drop"), self.config.image_drop)
-        conditions = self.model.conditions(
-            to_unit(batch["source"]), batch["mask"], batch["maps"], points, image
-        )
+        conditions = self.model.conditions(to_unit(batch["source"]), batch["mask"], batch["maps"], points, image)
         return Objective(self._loss(batch, conditions).mean(), {})
 
     def evaluate(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:

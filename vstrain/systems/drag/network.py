@@ -43,9 +43,7 @@ class Conditions(NamedTuple):
 
     def without_points(self) -> Conditions:
         """The null branch: reference, image, and mask stay."""
-        return self._replace(
-            points={n: tuple(map(torch.zeros_like, pair)) for n, pair in self.points.items()}
-        )
+        return self._replace(points={n: tuple(map(torch.zeros_like, pair)) for n, pair in self.points.items()})
 
 
 class PointProjections(nn.Module):

@@ -6,9 +6,7 @@ import torch
 from torch import Tensor
 
 
-def denoising_loss(
-    answer: Tensor, wanted: Tensor, weight: Tensor, mask: Tensor, mask_weight: float
-) -> Tensor:
+def denoising_loss(answer: Tensor, wanted: Tensor, weight: Tensor, mask: Tensor, mask_weight: float) -> Tensor:
     """(B,) float32: squared error of the network's answer, mean over the latent, times the timestep's
     `weight` (B,).
 

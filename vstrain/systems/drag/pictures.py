@@ -33,9 +33,7 @@ def asked(source: np.ndarray, mask: np.ndarray, handles: np.ndarray, targets: np
     scale = TILE / len(source)
     used = np.isfinite(handles).all(axis=1)
     for handle, target in zip(handles[used], targets[used], strict=True):
-        start, end = (
-            tuple(np.rint((point + 0.5) * scale).astype(int).tolist()) for point in (handle, target)
-        )
+        start, end = (tuple(np.rint((point + 0.5) * scale).astype(int).tolist()) for point in (handle, target))
         for colour, width in ((INK, 3), (ARROW, 1)):
             cv2.line(picture, start, end, colour, width, cv2.LINE_AA)
         for point, colour in ((start, HANDLE), (end, TARGET)):

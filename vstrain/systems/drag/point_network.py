@@ -17,9 +17,7 @@ def encode_ids(maps: Tensor, encoding: str) -> Tensor:
         return ids
     if encoding == "normalised":
         return ids / MAX_PAIRS
-    frequencies = (
-        torch.pi / MAX_PAIRS * 2.0 ** torch.arange(ID_CHANNELS["sinusoidal"] // 2, device=maps.device)
-    )
+    frequencies = torch.pi / MAX_PAIRS * 2.0 ** torch.arange(ID_CHANNELS["sinusoidal"] // 2, device=maps.device)
     angles = ids.unsqueeze(2) * frequencies.view(1, 1, -1, 1, 1)
     waves = torch.cat([angles.sin(), angles.cos()], dim=2) * (ids > 0).unsqueeze(2)
     return waves.flatten(1, 2)
@@ -46,9 +44,7 @@ class PointNetwork(nn.Module):
             nn.Sequential(convolution(narrow, wide, stride=2), nn.SiLU(), convolution(wide, wide), nn.SiLU())
             for narrow, wide in zip(widths, widths[1:], strict=False)
         )
-        self.channels = [
-            width // 2 for width in widths[self.first_tap :]
-        ]  # of a handle map and of a target map
+        self.channels = [width // 2 for width in widths[self.first_tap :]]  # of a handle map and of a target map
 
     def forward(self, maps: Tensor) -> list[tuple[Tensor, Tensor]]:
         """(B, 2, H, W) int -> (handle, target) of every level i, each (B, channels[i], h_i, w_i)."""

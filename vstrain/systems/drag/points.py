@@ -20,9 +20,7 @@ def inside(points: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.all((points >= -0.5) & (points < np.array([width, height]) - 0.5), axis=1)
 
 
-def rasterise(
-    handles: np.ndarray, targets: np.ndarray, height: int, width: int, radius: int = 0
-) -> np.ndarray:
+def rasterise(handles: np.ndarray, targets: np.ndarray, height: int, width: int, radius: int = 0) -> np.ndarray:
     """Id maps of N pairs: int32 (2, height, width), handles first. Pixel of point k = 1..N: k, others 0.
 
     A later pair wins a shared pixel. `radius` > 0 draws discs instead of single pixels.

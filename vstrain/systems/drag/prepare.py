@@ -25,9 +25,7 @@ def prepare(sample: dict, config: Config, rng: np.random.Generator, training: bo
         pairs = _choose(pairs, config.points.permute_ids, rng)
     pairs = pairs[:, :MAX_PAIRS]
     x, y, side = _window(pairs, mask, config, rng if training else None)
-    source, target = (
-        _resize(picture[y : y + side, x : x + side], config.size) for picture in (source, target)
-    )
+    source, target = (_resize(picture[y : y + side, x : x + side], config.size) for picture in (source, target))
     mask = _resize(mask[y : y + side, x : x + side].astype(np.float32), config.size) > 0
     pairs = (pairs - np.array([x, y]) + 0.5) * (config.size / side) - 0.5
     if training and rng.random() < config.flip:

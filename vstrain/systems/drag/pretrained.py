@@ -21,6 +21,7 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
+from vstrain.config.problems import InputError
 from vstrain.data import keyed
 from vstrain.systems.drag.config import Config, Image, Text
 
@@ -33,7 +34,7 @@ def on_meta() -> bool:
 
 def folder(key: str, path: str, what: str) -> Path:
     if not (Path(path) / "config.json").is_file():
-        raise ValueError(f"{key}={path}: expected a folder with config.json and the weights of a {what}")
+        raise InputError(f"{key}={path}: expected a folder with config.json and the weights of a {what}")
     return Path(path)
 
 
@@ -44,7 +45,7 @@ def load_unet(config: Config) -> UNet2DConditionModel:
         found = folder("system.unet.path", c.path, "UNet2DConditionModel (diffusers layout)")
         return UNet2DConditionModel.from_pretrained(found, local_files_only=True)
     if not config.train_unet and not on_meta():
-        raise ValueError(
+        raise InputError(
             "system.train_unet=false needs trained weights: set system.unet.path to the unet folder of a"
             " Stable Diffusion 1.5 inpainting model (diffusers layout)"
         )
@@ -125,14 +126,14 @@ def load_adapter(path: str, project: ImageProjection, unet: UNet2DConditionModel
                 f"to_{kind}_ip.0.weight": state[f"ip_adapter.{number}.to_{kind}_ip.weight"] for kind in "kv"
             })  # fmt: skip
     except (KeyError, RuntimeError) as error:
-        raise ValueError(
+        raise InputError(
             f"system.image.adapter={path}: not the weights of an IP-Adapter for this UNet ({error})"
         ) from error
 
 
 def _adapter_state(path: str) -> dict[str, Tensor]:
     if not Path(path).is_file():
-        raise ValueError(
+        raise InputError(
             f"system.image.adapter={path}: no such file; expected IP-Adapter weights (.bin or .safetensors)"
         )
     if path.endswith(".safetensors"):

@@ -45,9 +45,7 @@ def timesteps(schedule: NoiseSchedule, config: Sampling) -> Tensor:
     return scheduler.timesteps
 
 
-def guided(
-    model: DragModel, conditions: Conditions, scales: dict[int, float]
-) -> Callable[[Tensor, Tensor], Tensor]:
+def guided(model: DragModel, conditions: Conditions, scales: dict[int, float]) -> Callable[[Tensor, Tensor], Tensor]:
     """The denoiser of `sample`; `scales` by timestep. Both branches run as one batch; at 1 points alone."""
     null = conditions.without_points()
     both = null.map(lambda *pair: torch.cat(pair), conditions)

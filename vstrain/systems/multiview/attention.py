@@ -16,9 +16,7 @@ from torch import Tensor, nn
 
 from vstrain.nn.attention import Impl, attention
 
-Bank = dict[
-    str, tuple[Tensor, Tensor]
-]  # layer -> keys and values (B, C, heads, N, d) of the condition frames
+Bank = dict[str, tuple[Tensor, Tensor]]  # layer -> keys and values (B, C, heads, N, d) of the condition frames
 
 
 @dataclass
@@ -29,9 +27,7 @@ class Frames:
     conditions: int  # C among the rows; 0 when `bank` already has their keys and values
     present: Tensor | None  # (B, C) bool: condition views that targets may see; None: all of them
     picture_tokens: Tensor  # (B * (T + C), M, D)
-    bank: Bank | None = (
-        None  # filled, detached, by a call that has condition frames; read by one that has none
-    )
+    bank: Bank | None = None  # filled, detached, by a call that has condition frames; read by one that has none
 
 
 def attend_views(
@@ -115,9 +111,7 @@ class PictureAttention(nn.Module):
         q = _heads(attn.to_q(hidden_states), attn.heads)
         text = (_heads(project(encoder_hidden_states), attn.heads) for project in (attn.to_k, attn.to_v))
         pictures = (_heads(project(frames.picture_tokens), attn.heads) for project in (self.to_k, self.to_v))
-        return _project_out(
-            attn, attention(q, *text, impl=self.impl) + attention(q, *pictures, impl=self.impl)
-        )
+        return _project_out(attn, attention(q, *text, impl=self.impl) + attention(q, *pictures, impl=self.impl))
 
 
 def install(unet: UNet2DConditionModel, impl: Impl) -> None:

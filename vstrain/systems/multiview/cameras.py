@@ -86,6 +86,4 @@ def pose_code(
     angles = np.stack([np.radians(elevation), np.radians(relative), radius - radius[targets]], axis=1)
     is_target = np.arange(len(azimuth)) < targets
     columns = [is_target, ~is_target, noise, distort]
-    return np.concatenate([np.stack(columns, axis=1), np.sin(angles), np.cos(angles)], axis=1).astype(
-        np.float32
-    )
+    return np.concatenate([np.stack(columns, axis=1), np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)

@@ -82,9 +82,7 @@ class Augment(Strict):
     jitter_degrees: Annotated[float, Field(ge=0)]
     colour: Probability  # of a view: brightness, gamma and hue are off by up to colour_range
     colour_range: Annotated[float, Field(ge=0, lt=1)]
-    gray_background: (
-        Probability  # of an object: all its views stand before one random gray, else before white
-    )
+    gray_background: Probability  # of an object: all its views stand before one random gray, else before white
 
 
 class Dropout(Strict):
@@ -110,12 +108,8 @@ class Sampling(Strict):
 
 class Config(SystemConfig):
     size: PositiveInt  # views are brought to size x size pixels
-    layout: Literal[
-        "instant3d4", "zero123pp6", "both"
-    ]  # condition views; both: one of the two, drawn by object
-    targets: (
-        PositiveInt  # target views of an object in one step; they share the features of its condition views
-    )
+    layout: Literal["instant3d4", "zero123pp6", "both"]  # condition views; both: one of the two, drawn by object
+    targets: PositiveInt  # target views of an object in one step; they share the features of its condition views
     raw_noise_label: bool  # noise label 0..500 as in released weights, or divided by 500
     picture_tokens: Literal["first", "own"]  # every frame reads the tokens of condition view 0, or of itself
     attention: Literal["sdpa", "math", "xformers", "flex"]

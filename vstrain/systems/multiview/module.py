@@ -58,22 +58,16 @@ class System(BaseSystem):
         pictures, level = batch["conditions"], batch["noise_level"]
         latents = self._encode(pictures)
         noise = keyed.normal(batch["key"], tuple(latents.shape[1:]), "condition noise")
-        noisy = self.schedule.add_noise(latents.flatten(0, 1), noise.flatten(0, 1), level.flatten()).view_as(
-            latents
-        )
+        noisy = self.schedule.add_noise(latents.flatten(0, 1), noise.flatten(0, 1), level.flatten()).view_as(latents)
         latents = torch.where(level[..., None, None, None] > 0, noisy, latents)
-        return Conditions(
-            batch["ids"], latents, self.network.features(pictures), batch["present"], batch["code"]
-        )
+        return Conditions(batch["ids"], latents, self.network.features(pictures), batch["present"], batch["code"])
 
     def sample(self, batch: dict[str, Tensor], conditions: Conditions) -> Tensor:
         """Novel views at the batch's target poses, (B, T, 3, H, W) in [-1, 1]."""
         side = self.config.size // self.config.codec.factor
         shape = (batch["targets"].shape[1], self.config.codec.channels, side, side)
         noise = keyed.normal(batch["key"], shape, "sample")
-        latents = sample_targets(
-            self.network, self.schedule, conditions, self.null_ids(), noise, self.config.sampling
-        )
+        latents = sample_targets(self.network, self.schedule, conditions, self.null_ids(), noise, self.config.sampling)
         return self.codec.decode(latents.flatten(0, 1)).unflatten(0, latents.shape[:2]).clamp(-1, 1)
 
     def null_ids(self) -> Tensor:

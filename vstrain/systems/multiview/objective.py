@@ -31,14 +31,10 @@ class Conditions:
 
 
 def concatenate(first: Conditions, second: Conditions) -> Conditions:
-    return Conditions(
-        **{name: torch.cat([value, getattr(second, name)]) for name, value in vars(first).items()}
-    )
+    return Conditions(**{name: torch.cat([value, getattr(second, name)]) for name, value in vars(first).items()})
 
 
-def null(
-    conditions: Conditions, everything: Tensor, text: Tensor, pictures: Tensor, null_ids: Tensor
-) -> Conditions:
+def null(conditions: Conditions, everything: Tensor, text: Tensor, pictures: Tensor, null_ids: Tensor) -> Conditions:
     """Take conditions away from some objects (spec section 4.4). everything, text, pictures: (B,) bool,
     True takes away:
 

@@ -42,8 +42,7 @@ def prepare(sample: dict, config: Config, rng: np.random.Generator, training: bo
         pictures[frame], noise[frame], distort[frame] = view.picture, view.noise, view.distort
         poses[frame, :2] += view.turn
     pictures = [
-        picture if frame in corrupted else augment.over(picture, background)
-        for frame, picture in enumerate(pictures)
+        picture if frame in corrupted else augment.over(picture, background) for frame, picture in enumerate(pictures)
     ]
     label = noise if config.raw_noise_label else noise / LARGEST_NOISE_LABEL
     absent = max(LAYOUTS.values()) - len(conditions) if config.layout == "both" else 0
@@ -104,8 +103,7 @@ def _rgba(sample: dict, view: int, size: int) -> np.ndarray:
     rgba = sample[f"rgba_{view:03d}.png"]
     if rgba.ndim != 3 or rgba.shape[2] != 4 or rgba.shape[0] != rgba.shape[1]:
         raise SampleError(
-            f"sample {sample['__key__']}: rgba_{view:03d}.png is {rgba.shape},"
-            " expected a square picture with alpha"
+            f"sample {sample['__key__']}: rgba_{view:03d}.png is {rgba.shape}, expected a square picture with alpha"
         )
     full = rgba.astype(np.float32) / 255.0
     if rgba.shape[0] == size:

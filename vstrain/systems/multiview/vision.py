@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
+from vstrain.config.problems import InputError
 from vstrain.systems.multiview.config import Vision
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -35,7 +36,7 @@ class VisionEncoder(nn.Module):
                 )
             )
         elif config.path is None or not (Path(config.path) / "config.json").is_file():
-            raise ValueError(
+            raise InputError(
                 f"vision.path={config.path}: expected a folder with a CLIP vision model (transformers"
                 " layout); set it, or use vision.name=tiny"
             )

@@ -17,6 +17,7 @@ import torch
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
+from vstrain.config.problems import InputError
 from vstrain.data import keyed
 from vstrain.nn.attention import Impl, attention, require
 
@@ -34,8 +35,11 @@ def token_sets(sampler: Sampler, keys: Tensor, images: int, tokens: int, rate: f
     """Sets for stories `keys` (G,) of `images` images. Each depends on (key, step, tokens, image) alone: not
     on the order of layers, nor on what else is in the batch. `fixed` takes exactly round(rate * tokens)
     tokens without replacement; `bernoulli` takes each token with probability `rate`."""
-    chosen = [_choose(sampler, keyed.rng(key, f"csa/{step}/{tokens}/{image}"), tokens, rate)
-              for key in keys.tolist() for image in range(images)]
+    chosen = [
+        _choose(sampler, keyed.rng(key, f"csa/{step}/{tokens}/{image}"), tokens, rate)
+        for key in keys.tolist()
+        for image in range(images)
+    ]
     longest = max(len(row) for row in chosen)
     index = np.zeros((len(chosen), longest), dtype=np.int64)
     valid = np.zeros((len(chosen), longest), dtype=bool)
@@ -103,9 +107,7 @@ class Sharing:
         self.keys, self.images, self.halves, self.step, self.allow = None, 1, 1, 0, None
         self._sets: dict[int, TokenSets] = {}
 
-    def begin(
-        self, keys: Tensor, images: int, step: int, halves: int = 1, allow: Tensor | None = None
-    ) -> None:
+    def begin(self, keys: Tensor, images: int, step: int, halves: int = 1, allow: Tensor | None = None) -> None:
         """What comes next is a batch of halves * stories * images pictures in that order (half-major, then
         story by story). `keys` (stories,) int64 name the stories, `step` the denoising step."""
         self.keys, self.images, self.halves, self.step, self.allow = keys, images, halves, step, allow
@@ -125,8 +127,10 @@ class Sharing:
             return attention(q, k, v, impl=self.impl)
         groups = self.halves * len(self.keys)
         if len(q) != groups * self.images:
-            raise ValueError(f"consistent self-attention was told of {self.halves} halves x"
-                             f" {len(self.keys)} stories x {self.images} images, but {len(q)} pictures came")
+            raise InputError(
+                f"consistent self-attention was told of {self.halves} halves x"
+                f" {len(self.keys)} stories x {self.images} images, but {len(q)} pictures came"
+            )
         q, k, v = (x.unflatten(0, (groups, self.images)) for x in (q, k, v))
         return consistent_attention(q, k, v, self.sets(q.shape[3]), self.allow, self.impl).flatten(0, 1)
 
@@ -140,8 +144,10 @@ class ConsistentProcessor:
     def __call__(
         self, layer: Attention, hidden_states: Tensor, encoder_hidden_states=None, attention_mask=None
     ) -> Tensor:
-        q, k, v = (project(hidden_states).unflatten(2, (layer.heads, -1)).transpose(1, 2)
-                   for project in (layer.to_q, layer.to_k, layer.to_v))
+        q, k, v = (
+            project(hidden_states).unflatten(2, (layer.heads, -1)).transpose(1, 2)
+            for project in (layer.to_q, layer.to_k, layer.to_v)
+        )
         out = self.sharing.attend(q, k, v).transpose(1, 2).flatten(2)
         return layer.to_out[1](layer.to_out[0](out))
 
@@ -170,11 +176,15 @@ def install(model: nn.Module, sharing: Sharing, pattern: str) -> Installed:
     named = {name: layer for name, layer in model.named_modules() if isinstance(layer, Attention)}
     layers = {name: layer for name, layer in named.items() if re.search(pattern, name)}
     if not layers:
-        raise ValueError(f"csa.layers={pattern!r} matches none of the {len(named)} attention layers,"
-                         f" which are named like {next(iter(named), 'nothing')!r}")
+        raise InputError(
+            f"csa.layers={pattern!r} matches none of the {len(named)} attention layers,"
+            f" which are named like {next(iter(named), 'nothing')!r}"
+        )
     if crossing := [name for name, layer in layers.items() if layer.is_cross_attention]:
-        raise ValueError(f"csa.layers={pattern!r} matches the cross-attention layer {crossing[0]!r}:"
-                         " only self-attention (attn1) can be shared")
+        raise InputError(
+            f"csa.layers={pattern!r} matches the cross-attention layer {crossing[0]!r}:"
+            " only self-attention (attn1) can be shared"
+        )
     installed = Installed(layers)
     for layer in layers.values():
         layer.set_processor(ConsistentProcessor(sharing))

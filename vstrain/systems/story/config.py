@@ -19,12 +19,16 @@ class Unet(Strict):
     @model_validator(mode="after")
     def _levels_agree(self):
         if len(self.channels) != len(self.transformers):
-            raise ValueError(f"unet.channels has {len(self.channels)} levels and unet.transformers"
-                             f" {len(self.transformers)}: give one entry a level")
+            raise ValueError(
+                f"unet.channels has {len(self.channels)} levels and unet.transformers"
+                f" {len(self.transformers)}: give one entry a level"
+            )
         for channels in self.channels:
             if channels % self.groups or channels % self.heads:
-                raise ValueError(f"unet.channels={channels} must be a multiple of unet.groups={self.groups}"
-                                 f" and of unet.heads={self.heads}")
+                raise ValueError(
+                    f"unet.channels={channels} must be a multiple of unet.groups={self.groups}"
+                    f" and of unet.heads={self.heads}"
+                )
         return self
 
     @property

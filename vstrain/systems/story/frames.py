@@ -18,8 +18,10 @@ def shots(sample: dict) -> list[dict]:
         raise SampleError(f"sample {sample['__key__']}: json lists no shots; a story needs at least one")
     for shot in listed:
         if not 0 <= shot["start"] < shot["end"] <= length:
-            raise SampleError(f"sample {sample['__key__']}: shot {shot['start']}..{shot['end']} is not inside"
-                              f" the video of {length} frames")
+            raise SampleError(
+                f"sample {sample['__key__']}: shot {shot['start']}..{shot['end']} is not inside"
+                f" the video of {length} frames"
+            )
     return listed
 
 

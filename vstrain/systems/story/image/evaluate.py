@@ -49,8 +49,13 @@ def report(system: System, train_batches: Iterable, val_batches: Iterable[dict[s
         "alone": system.draw(keys, tokens, share=False),
         "shared": system.draw(keys, tokens, share=True),
     }
-    metrics, lines = {}, [f"colour overlap of the middle of pictures, {len(keys)} held-out stories",
-                          f"{'':8}{'one story':>11}{'two stories':>13}{'gap':>7}"]
+    metrics, lines = (
+        {},
+        [
+            f"colour overlap of the middle of pictures, {len(keys)} held-out stories",
+            f"{'':8}{'one story':>11}{'two stories':>13}{'gap':>7}",
+        ],
+    )
     for name, drawn in pictures.items():
         within, across = agreement(drawn)
         metrics |= {f"{name}/within": within, f"{name}/across": across}

@@ -70,8 +70,7 @@ class System(BaseSystem):
         """From the first and the last of the frames `pixels` (B, L, 3, H, W) and the caption's tokens (B,
         length)."""
         first, last = self.vision(pixels[:, [0, -1]].flatten(0, 1)).unflatten(0, (-1, 2)).unbind(1)
-        return Condition(
-            self.text(tokens), self.predictor(first, last), self.encode(pixels[:, [0, -1]]), told)
+        return Condition(self.text(tokens), self.predictor(first, last), self.encode(pixels[:, [0, -1]]), told)
 
     def losses(self, keys: Tensor, latents: Tensor, condition: Condition) -> Tensor:
         """(B,) float32: the denoising error of each clip; one timestep a clip."""

@@ -11,6 +11,7 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from torch import Tensor, nn
 
+from vstrain.config.problems import InputError
 from vstrain.nn.attention import attention
 from vstrain.systems.story.motion.config import Config
 from vstrain.systems.story.unet import block_types
@@ -34,7 +35,8 @@ class Decoupled(nn.Module):
         self, layer: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor, attention_mask=None
     ) -> Tensor:
         text, image = encoder_hidden_states.split(
-            [self.text_length, encoder_hidden_states.shape[1] - self.text_length], dim=1)
+            [self.text_length, encoder_hidden_states.shape[1] - self.text_length], dim=1
+        )
 
         def heads(x: Tensor) -> Tensor:
             return x.unflatten(2, (layer.heads, -1)).transpose(1, 2)
@@ -80,8 +82,10 @@ class VideoUnet(nn.Module):
         if config.image_unet is not None:
             self.load_image_unet(Path(config.image_unet))
         elif not config.train_spatial:
-            raise ValueError("train_spatial=false keeps the image UNet as it is, so image_unet must name the"
-                             " folder of a trained one (diffusers layout)")
+            raise InputError(
+                "train_spatial=false keeps the image UNet as it is, so image_unet must name the"
+                " folder of a trained one (diffusers layout)"
+            )
 
     def _install_decoupled(self, config: Config) -> None:
         for name, layer in self.unet.named_modules():
@@ -100,13 +104,15 @@ class VideoUnet(nn.Module):
     def load_image_unet(self, folder: Path) -> None:
         """Take the spatial weights of a UNet2DConditionModel; ValueError when it does not fit."""
         if not (folder / "config.json").is_file():
-            raise ValueError(f"image_unet={folder}: expected a folder with config.json and the weights of an"
-                             " image UNet (diffusers layout), as `vstrain export` writes it for story_image")
+            raise InputError(
+                f"image_unet={folder}: expected a folder with config.json and the weights of an"
+                " image UNet (diffusers layout), as `vstrain export` writes it for story_image"
+            )
         weights = UNet2DConditionModel.from_pretrained(folder, local_files_only=True).state_dict()
         own = self.unet.state_dict()
         own["conv_in.weight"] = own["conv_in.weight"][:, : self.unet.config.out_channels]
         if wrong := [name for name, w in weights.items() if name not in own or own[name].shape != w.shape]:
-            raise ValueError(f"image_unet={folder}: {wrong[0]} does not fit the UNet of system.unet")
+            raise InputError(f"image_unet={folder}: {wrong[0]} does not fit the UNet of system.unet")
         with torch.no_grad():
             for name, weight in weights.items():
                 own[name].copy_(weight)
@@ -130,9 +136,7 @@ class VideoUnet(nn.Module):
         mask[:, :, [0, -1]] = 1
         return torch.cat([given, mask], dim=1)
 
-    def forward(
-        self, x: Tensor, t: Tensor, text: Tensor, motion: Tensor, ends: Tensor, told: Tensor
-    ) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, text: Tensor, motion: Tensor, ends: Tensor, told: Tensor) -> Tensor:
         """x (B, C, L, h, w), t (B,), text (B, n, width), motion (B, L, m, predictor width) and
         ends (B, C, 2, h, w) -> (B, C, L, h, w). told (B,) bool: where False, motion and ends are zero."""
         frames = x.shape[2]

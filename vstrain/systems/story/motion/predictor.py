@@ -33,8 +33,7 @@ class MotionPredictor(nn.Module):
             self.read = Widen(input_width, config.width, config.tokens)
         self.frame_code = nn.Parameter(torch.randn(frames, 1, config.width) * config.width**-0.5)
         self.token_code = nn.Parameter(torch.randn(config.tokens, config.width) * config.width**-0.5)
-        self.blocks = nn.Sequential(
-            *(Block(config.width, config.heads, config.head_dim) for _ in range(config.layers)))
+        self.blocks = nn.Sequential(*(Block(config.width, config.heads, config.head_dim) for _ in range(config.layers)))
         self.norm = nn.LayerNorm(config.width)
         self.out = nn.Linear(config.width, config.width)
         nn.init.zeros_(self.out.weight)

@@ -14,8 +14,9 @@ def prepare(sample: dict, config: Config, rng: np.random.Generator, training: bo
     listed = shots(sample)
     shot = listed[rng.integers(len(listed))]
     jitter = rng.uniform(-1, 1) * config.fps_jitter if training else 0.0
-    index = clip_frames(shot["start"], shot["end"], sample["json"]["fps"] / (config.fps * (1 + jitter)),
-                        config.frames, rng)
+    index = clip_frames(
+        shot["start"], shot["end"], sample["json"]["fps"] / (config.fps * (1 + jitter)), config.frames, rng
+    )
     return {
         "images": fit(sample["mp4"][index], config.size),
         "tokens": tokenizer(config.text)(shot["caption"]),
