@@ -8,7 +8,7 @@ import cv2
 import datasets
 import numpy as np
 import pytest
-from depth_corpus_world import config, convert, scene, write_folder, write_png
+from tests.data_pipelines.depth_corpus_world import config, convert, scene, write_folder, write_png
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from depth_corpus_world import config
+from tests.data_pipelines.depth_corpus_world import config
 
 from data_pipelines.depth_corpus import folder, manifest
 from data_pipelines.depth_corpus.pairs import Pair, clean_keys
