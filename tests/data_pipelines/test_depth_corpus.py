@@ -8,11 +8,11 @@ import cv2
 import datasets
 import numpy as np
 import pytest
-from tests.data_pipelines.depth_corpus_world import config, convert, scene, write_folder, write_png
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
 from data_pipelines.depth_corpus.run import run
+from tests.data_pipelines.depth_corpus_world import config, convert, scene, write_folder, write_png
 from vstrain.config.problems import InputError
 from vstrain.data import codecs
 from vstrain.data.index import Index, expand

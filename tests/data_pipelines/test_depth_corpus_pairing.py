@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from tests.data_pipelines.depth_corpus_world import config
 
 from data_pipelines.depth_corpus import folder, manifest
 from data_pipelines.depth_corpus.pairs import Pair, clean_keys
+from tests.data_pipelines.depth_corpus_world import config
 from vstrain.config.problems import InputError
 
 LAYOUTS = {
