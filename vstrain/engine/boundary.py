@@ -39,7 +39,6 @@ class StepBoundary(Callback):
         self.config, self.run_dir, self.batches = config, run_dir, batches
         self.stop, self.start_step, self.facts = stop, start_step, facts
         self.stopped = False
-        self.validation: dict[str, float] = {}
         self._metrics: list[dict[str, torch.Tensor]] = []
 
     def on_train_start(self, trainer: Trainer, system: System) -> None:
@@ -124,13 +123,13 @@ class StepBoundary(Callback):
         metrics, pictures = validate(
             system, batches, trainer.precision_plugin.val_step_context, config.pictures and share.rank == 0
         )
-        self.validation = {f"val/{name}": value for name, value in metrics.items()}
-        self._write(trainer, self.validation, step)
+        values = {f"val/{name}": value for name, value in metrics.items()}
+        self._write(trainer, values, step)
         if share.rank == 0:
             log.info(
                 "step %d  %s",
                 step,
-                "  ".join(f"{name} {value:.4f}" for name, value in self.validation.items()),
+                "  ".join(f"{name} {value:.4f}" for name, value in values.items()),
             )
             save_pictures(self.run_dir / "pictures", pictures, f"step-{step:08d}-")
 
