@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint unit clean
+.PHONY: demo test lint unit s3 clean
 
 demo: $(VENV)/installed
 	$(BIN)/vstrain experiment=depth_teacher
@@ -25,6 +25,14 @@ $(VENV)/installed: pyproject.toml setup.py constraints.txt
 	$(BIN)/python -m pip install -q -c constraints.txt torch
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test]'
 	touch $@
+
+# an S3 server for the tests of remote shards, in an environment of its own: its client library asks for older versions
+# of packages than ours; without it those tests are skipped
+s3: $(VENV)/s3/bin/moto_server
+
+$(VENV)/s3/bin/moto_server: | $(VENV)/installed
+	$(PYTHON) -m venv $(VENV)/s3
+	$(VENV)/s3/bin/python -m pip install -q 'moto[server]>=5'
 
 clean:
 	rm -rf $(VENV) build *.egg-info

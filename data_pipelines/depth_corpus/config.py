@@ -6,13 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from vstrain.config.schema import NonNegativeInt, PositiveFloat, PositiveInt, Probability, Strict
+from data_pipelines.executors import Execution
+from vstrain.config.schema import NonNegativeInt, PositiveFloat, PositiveInt, Probability
 
 
-class Config(Strict):
+class Config(Execution):
     source: str  # a folder, a .csv/.tsv/.jsonl manifest, or a folder written by datasets' save_to_disk
     out: str | None  # where the shards go; null: data/<name of the source>
-    overwrite: bool  # replace a data set that an earlier run left in `out`
+    overwrite: bool  # replace the data set that is in `out`, if it is complete or of other input or keys
 
     # pairing
     image_pattern: str | None  # globs below a source folder; what the wildcards match must agree. null: by known names
@@ -44,9 +45,10 @@ class Config(Strict):
     split_by: Literal["sample", "folder"]  # folder: frames of one folder never stand on both sides
     limit: PositiveInt | None  # a random choice of this many samples
     seed: NonNegativeInt  # keys the split, the order and the choice
-    shard_samples: PositiveInt
-    shard_bytes: PositiveInt
-    processes: PositiveInt | None  # null: one a core
+    shard_samples: (
+        PositiveInt | None
+    )  # inputs a shard; null: 1000, fewer in a small data set so that all cores have work
+    shard_bytes: PositiveInt  # a shard that grows beyond this goes on in a further file
 
     @model_validator(mode="after")
     def _patterns(self) -> Config:

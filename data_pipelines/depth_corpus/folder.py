@@ -21,8 +21,8 @@ from data_pipelines.depth_corpus.pairs import (
     SPLITS,
     Found,
     Pair,
-    Rejected,
 )
+from data_pipelines.production.plan import Rejected
 from vstrain.config.problems import InputError
 
 PHOTOS = (".jpg", ".jpeg", ".webp", ".bmp")  # formats that hold no depth

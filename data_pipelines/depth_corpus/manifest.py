@@ -18,9 +18,9 @@ from data_pipelines.depth_corpus.pairs import (
     SPLITS,
     Found,
     Pair,
-    Rejected,
     guess_column,
 )
+from data_pipelines.production.plan import Rejected
 from vstrain.config.problems import InputError
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import xxhash
 
+from data_pipelines.production.plan import Rejected
+
 IMAGE_NAMES = ("image", "images", "img", "imgs", "im", "rgb", "color", "colors", "colour", "colours",
                "photo", "photos", "picture", "pictures")  # fmt: skip
 DEPTH_NAMES = ("depth", "depths", "depthmap", "depthmaps", "disparity", "disparities", "disp", "disps",
@@ -40,13 +42,6 @@ class Pair:
     mask: Path | Cell | None = None
     split: str | None = None
     group: str = ""
-
-
-@dataclass(frozen=True)
-class Rejected:
-    sample: str  # the file, or the place in a manifest
-    reason: str  # a few words, the same for all of its kind
-    why: str  # one sentence: what is wrong, what was expected, what to do
 
 
 @dataclass

@@ -1,40 +1,34 @@
 """`vstrain data depth_corpus`: a user's images with depth, as shards of kind `depth`.
 
-find pairs (folder | manifest | saved) -> choose, order and split them by hash -> build each in a pool
-(sample) -> write in order.
+find pairs (folder | manifest | saved) -> choose, order and split them by hash -> build each one (sample) in the tasks of
+a production, which writes the shards.
 """
 
 from __future__ import annotations
 
-import json
-import multiprocessing
-import os
 import shlex
-import shutil
-from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import islice
+from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 import xxhash
 
 from data_pipelines.depth_corpus import folder, manifest, saved
 from data_pipelines.depth_corpus.config import Config
-from data_pipelines.depth_corpus.pairs import Found, Pair, Rejected, clean_keys
-from data_pipelines.depth_corpus.sample import Built, build
+from data_pipelines.depth_corpus.pairs import Found, Pair, clean_keys
+from data_pipelines.depth_corpus.sample import build
+from data_pipelines.executors import Execution
+from data_pipelines.production.folder import REJECTED
+from data_pipelines.production.plan import Outcome, Plan, Total
+from data_pipelines.production.produce import produce
 from vstrain.config.problems import InputError
-from vstrain.data.writer import ShardWriter
 
-SUMMARY, REJECTED = "summary.json", "rejected.jsonl"
 FAR_AWAY = 10_000  # metres; a typical distance beyond this is a forgotten scale
+ELSEWHERE = {"out", "overwrite", *Execution.model_fields}  # keys that change no byte
 
-Progress = Callable[[str, int, int], None]  # what is being done, how many are done, of how many
+Progress = Callable[[str, int, int], None]  # split, how many inputs are done, of how many
 
 
 @dataclass(frozen=True)
@@ -71,53 +65,50 @@ class Result:
         return "\n".join([*lines, "next: vstrain experiment=depth_teacher data=shards " + " ".join(urls)])
 
 
-def run(config: Config, progress: Progress) -> Result:
-    """Write `out`/{train,val}-*.tar, rejected.jsonl and summary.json; the folder appears when it is complete.
+@dataclass(frozen=True)
+class Unfinished:
+    """Other jobs have shards to write."""
 
-    The same input and config give the same bytes, whatever `processes` is. Raises InputError when the
+    out: Path
+    outcome: Outcome
+
+    @property
+    def text(self) -> str:
+        return (
+            f"this job's part is done; {self.outcome.done} of {self.outcome.tasks} shards of {self.out} are there, and the job "
+            "that writes the last one finishes the data set"
+        )
+
+
+def run(config: Config, progress: Progress) -> Result | Unfinished:
+    """Write `out`/{train,val}-*.tar, rejected.jsonl and, last, summary.json. Whenever it is stopped, the same call goes on.
+
+    The same input and config give the same bytes, wherever and in how many processes it runs. Raises InputError when the
     input as a whole cannot be used."""
-    out = _out(config)
     found = _find(config)
     pairs, left_out = _choose(found.pairs, config)
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-        kept, rejected, warnings = _write(pairs, found.rejected, config, partial, progress)
-        result = Result(
-            out,
-            len(found.pairs) + len(found.rejected),
-            kept,
-            _by_reason(rejected),
-            left_out,
-            found.how,
-            warnings,
-        )
-        if not sum(kept.values()):
-            raise InputError(_nothing_kept(config, rejected, _keep_ledger(partial, out)))
-        summary = {key: value for key, value in vars(result).items() if key != "out"}
-        summary["config"] = config.model_dump(exclude={"out", "overwrite", "processes"})
-        (partial / SUMMARY).write_text(json.dumps(summary, indent=1, default=str) + "\n")
-        _commit(partial, out)
-    except OSError as error:
-        raise InputError(
-            f"{error.filename or out}: cannot be written ({error.strerror}); choose another folder with out="
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return result
-
-
-def _out(config: Config) -> Path:
     out = Path(config.out).expanduser() if config.out else Path("data") / Path(config.source).absolute().stem
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: is a file; expected a folder to write shards to, choose another with out=")
-    if out.is_dir() and any(out.iterdir()):
-        if not (out / SUMMARY).is_file():
-            raise InputError(f"{out}: not empty and not written by depth_corpus; choose another folder with out=")
-        if not config.overwrite:
-            raise InputError(f"{out}: holds a data set already; overwrite=true replaces it, out= writes elsewhere")
-    return out
+    plan = Plan(
+        pipeline="depth_corpus",
+        kind="depth",
+        config=config.model_dump(exclude=ELSEWHERE),
+        inputs={split: [pair for pair in pairs if pair.split == split] for split in ("train", "val")},
+        shard_samples=config.shard_samples,
+        shard_bytes=config.shard_bytes,
+        jpeg_quality=config.jpeg_quality,
+        rejected=tuple(found.rejected),
+        left_out=left_out,
+    )
+    words = partial(_words, found.how, config)
+    outcome = produce(plan, partial(build, config=config), out, config, config.overwrite, progress, words)
+    if outcome.summary is None:
+        return Unfinished(out, outcome)
+    keys = ("found", "kept", "rejected", "left_out", "pairing", "warnings")
+    return Result(out, **{key: outcome.summary[key] for key in keys})
+
+
+def _words(how: str, config: Config, total: Total) -> dict:
+    return {"pairing": how, "warnings": _warnings(total, config)}
 
 
 def _find(config: Config) -> Found:
@@ -156,102 +147,13 @@ def _unit_hash(seed: int, purpose: str, name: str) -> float:
     return xxhash.xxh3_64_intdigest(f"{seed}/{purpose}/{name}".encode("utf-8", "replace")) / 2**64
 
 
-def _write(pairs: list[Pair], rejected: list[Rejected], config: Config, directory: Path, progress: Progress):
-    """Build and write every pair. Returns samples kept by split, everything rejected, and the warnings."""
-    rejected, notes, medians = list(rejected), Counter(), []
-    with ExitStack() as stack:
-        writers = {
-            split: stack.enter_context(
-                ShardWriter(
-                    directory,
-                    split,
-                    "depth",
-                    max_count=config.shard_samples,
-                    max_bytes=config.shard_bytes,
-                    jpeg_quality=config.jpeg_quality,
-                )
-            )
-            for split in ("train", "val")
-        }
-        progress("depth_corpus", 0, len(pairs))
-        for done, (pair, built) in enumerate(_built(pairs, config), start=1):
-            if isinstance(built, Rejected):
-                rejected.append(built)
-            else:
-                writers[pair.split].write(built.sample)
-                notes.update(built.notes)
-                medians.append(built.median)
-            progress("depth_corpus", done, len(pairs))
-    lines = [json.dumps(vars(one)) + "\n" for one in rejected]
-    (directory / REJECTED).write_text("".join(lines))
-    kept = {split: writer.count for split, writer in writers.items()}
-    return kept, rejected, _warnings(kept, notes, medians, config)
-
-
-def _built(pairs: list[Pair], config: Config) -> Iterator[tuple[Pair, Built | Rejected]]:
-    """Every pair with what became of it, in order, a few ahead of the reader."""
-    processes = min(config.processes or os.cpu_count() or 1, max(1, len(pairs) // 8))
-    if processes == 1:
-        _quiet()
-        yield from ((pair, build(pair, config)) for pair in pairs)
-        return
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("forkserver"), initializer=_quiet)
-    coming, ahead = iter(pairs), deque()
-    try:
-        while True:
-            for pair in islice(coming, 4 * processes - len(ahead)):
-                ahead.append((pair, pool.submit(build, pair, config)))
-            if not ahead:
-                return
-            pair, future = ahead[0]
-            yield pair, future.result()
-            ahead.popleft()
-    except BrokenProcessPool as error:
-        near = f" near sample {ahead[0][0].key}" if ahead else ""
-        raise InputError(
-            f"a decoding process was killed{near}, perhaps for want of memory; set processes= lower"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _quiet() -> None:
-    """One thread a process; damaged files are reported by us, not by OpenCV."""
-    cv2.setNumThreads(1)
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-
-
-def _warnings(kept: dict[str, int], notes: Counter, medians: list[float], config: Config) -> list[str]:
-    warnings = [f"{count} of {sum(kept.values())} samples: {note}" for note, count in sorted(notes.items())]
+def _warnings(total: Total, config: Config) -> list[str]:
+    kept, medians = total.kept, total.values.get("median", [])
+    warnings = [f"{count} of {sum(kept.values())} samples: {note}" for note, count in total.notes.items()]
     if medians and config.unit == "depth" and np.median(medians) > FAR_AWAY:
         warnings.append(f"the median depth is {np.median(medians):.4g} m; is depth_scale=0.001 (millimetres) missing?")
-    if sum(kept.values()) and not kept["val"]:
+    if not kept["val"]:
         warnings.append("no sample fell to val; a larger val_fraction= or split_by=sample makes a validation set")
-    if sum(kept.values()) and not kept["train"]:
+    if not kept["train"]:
         warnings.append("no sample fell to train; a smaller val_fraction= leaves some")
     return warnings
-
-
-def _by_reason(rejected: list[Rejected]) -> dict[str, int]:
-    return dict(sorted(Counter(one.reason for one in rejected).items()))
-
-
-def _keep_ledger(partial: Path, out: Path) -> Path:
-    return (partial / REJECTED).rename(out.with_name(f"{out.name}.{REJECTED}"))
-
-
-def _nothing_kept(config: Config, rejected: list[Rejected], ledger: Path) -> str:
-    reasons = ", ".join(f"{count} {reason}" for reason, count in _by_reason(rejected).items())
-    return (
-        f"{config.source}: all {len(rejected)} samples were rejected ({reasons}), nothing was written; "
-        f"all reasons: {ledger}; the first: {rejected[0].why}"
-    )
-
-
-def _commit(partial: Path, out: Path) -> None:
-    old = out.with_name(f".{out.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.rename(old)
-    partial.rename(out)
-    shutil.rmtree(old, ignore_errors=True)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from data_pipelines.depth_corpus.config import Config
-from data_pipelines.depth_corpus.pairs import Cell, Pair, Rejected
+from data_pipelines.depth_corpus.pairs import Cell, Pair
 from data_pipelines.depth_corpus.readers import ReadError, read_depth, read_image, read_mask, turn
+from data_pipelines.production.plan import Made, Rejected
 
 EIGHT_BIT = "8-bit disparity has 256 steps at most; a float or 16-bit original trains better"
 INTEGER_METRES = (
@@ -26,24 +26,16 @@ class Refused(ValueError):
         self.reason = reason
 
 
-@dataclass
-class Built:
-    """sample: what ShardWriter.write takes. median: of its valid values. notes: sentences to be counted."""
-
-    sample: dict
-    median: float
-    notes: list[str] = field(default_factory=list)
-
-
-def build(pair: Pair, config: Config) -> Built | Rejected:
-    """Read, check and convert one pair. Whatever is wrong with its files becomes a Rejected."""
+def build(pair: Pair, config: Config) -> Made | Rejected:
+    """Read, check and convert one pair; the value `median` is that of its valid pixels. Whatever is wrong with its files
+    becomes a Rejected."""
     try:
         return _build(pair, config)
     except Refused as error:
         return Rejected(_name(pair.image, config), error.reason, str(error))
 
 
-def _build(pair: Pair, config: Config) -> Built:
+def _build(pair: Pair, config: Config) -> Made:
     notes: list[str] = []
     image, orientation = _read("image", pair.image, _image)
     raw = _read("depth", pair.depth, read_depth)
@@ -87,10 +79,10 @@ def _build(pair: Pair, config: Config) -> Built:
         "depth": _name(pair.depth, config),
         "valid": round(share, 6),
     }
-    return Built(
+    return Made(
         {"__key__": pair.key, config.image_format: image, "depth.pco": values, "json": meta},
-        float(np.median(values[valid])),
-        notes,
+        tuple(notes),
+        {"median": float(f"{np.median(values[valid]):.5g}")},
     )
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import webdataset
 
 from vstrain.data import codecs, kinds
-from vstrain.data.index import DataError, Index, expand, sidecar
+from vstrain.data.index import Index, sidecar
+from vstrain.data.problems import DataError
 from vstrain.data.reader import DamagedSample, Reader
+from vstrain.data.storage import expand
 from vstrain.data.writer import ShardWriter
 
 RNG = np.random.default_rng(1)
@@ -82,13 +86,14 @@ def test_a_stale_index_is_rebuilt(tmp_path):
 
     write(3)
     shards = expand([f"{tmp_path}/train-*.tar"])
-    old = sidecar(shards).read_bytes()
+    index = Path(sidecar(shards))
+    old = index.read_bytes()
     before = Index.open(shards).fingerprint
     write(5)
-    sidecar(shards).write_bytes(old)  # the index of the three samples beside a shard of five
+    index.write_bytes(old)  # the index of the three samples beside a shard of five
     assert len(Index.open(shards)) == 5 and Index.open(shards).fingerprint != before
-    sidecar(shards).unlink()
-    assert len(Index.open(shards)) == 5 and sidecar(shards).is_file()
+    index.unlink()
+    assert len(Index.open(shards)) == 5 and index.is_file()
 
 
 def sample(n: int, size: int = 8) -> dict:
@@ -142,22 +147,6 @@ def test_the_writer_refuses_a_key_twice(tmp_path):
         writer.write(sample(0))
 
 
-def test_one_flipped_bit_is_found(tmp_path):
-    with ShardWriter(tmp_path, "train", "depth") as writer:
-        for n in range(3):
-            writer.write(sample(n))
-    (shard,) = expand([f"{tmp_path}/train-*.tar"])
-    index = Index.open([shard])
-    _, offset, size = index.members(1)[0]
-    data = bytearray(shard.read_bytes())
-    data[offset + size // 2] ^= 1
-    shard.write_bytes(data)
-    reader = Reader(Index.open([shard]))
-    reader.read(0), reader.read(2)
-    with pytest.raises(DamagedSample, match="s1"):
-        reader.read(1)
-
-
 @pytest.mark.parametrize(
     ("urls", "sentence"),
     [(["{folder}/none-*.tar"], "no shard matches"), (["{folder}/none.tar"], "no such shard"), ([], "empty")],
@@ -170,8 +159,8 @@ def test_missing_shards_are_named(tmp_path, urls, sentence):
 def test_a_file_that_is_no_tar(tmp_path):
     path = tmp_path / "x.tar"
     path.write_bytes(b"not a tar file at all" * 100)
-    with pytest.raises(DataError, match="x.tar: not a readable tar"):
-        Index.open([path])
+    with pytest.raises(DataError, match="x.tar: is not a tar file"):
+        Index.open([str(path)])
 
 
 def test_members_are_decoded_when_they_are_asked_for(tmp_path, monkeypatch):

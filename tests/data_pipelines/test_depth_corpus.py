@@ -1,7 +1,13 @@
 """From a folder, a manifest or a saved data set to shards: what comes back, is counted, is refused."""
 
 import json
+import os
 import shlex
+import signal
+import subprocess
+import sys
+import tarfile
+import time
 from pathlib import Path
 
 import cv2
@@ -11,20 +17,21 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
-from data_pipelines.depth_corpus.run import run
+from data_pipelines.depth_corpus.run import Unfinished, run
 from tests.data_pipelines.depth_corpus_world import config, convert, scene, write_folder, write_png
+from tests.data_pipelines.production_world import tree
 from vstrain.config.problems import InputError
 from vstrain.data import codecs
-from vstrain.data.index import Index, expand
 
 
 def read(out, split: str = "*") -> dict[str, dict]:
     """Every sample of `out`, decoded, by key."""
-    index = Index.open(expand([f"{out}/{split}-*.tar"]))
     samples = {}
-    for n in range(len(index)):
-        data = index.shards[index.shard[n]].read_bytes()
-        samples[index.key(n)] = {name: codecs.decode(name, data[at : at + size]) for name, at, size in index.members(n)}
+    for shard in sorted(Path(out).glob(f"{split}-*.tar")):
+        with tarfile.open(shard) as tar:
+            for member in tar:
+                key, _, name = member.name.partition(".")
+                samples.setdefault(key, {})[name] = codecs.decode(name, tar.extractfile(member).read())
     return samples
 
 
@@ -68,7 +75,7 @@ def test_the_bytes_do_not_depend_on_the_number_of_processes(tmp_path):
     (source / "rgb/0007.png").write_bytes(b"")
     for processes in (1, 2):
         convert(source, tmp_path / f"out{processes}", processes=processes, shard_samples=8)
-    one, two = ({path.name: path.read_bytes() for path in (tmp_path / f"out{n}").iterdir()} for n in (1, 2))
+    one, two = tree(tmp_path / "out1"), tree(tmp_path / "out2")
     assert one == two and "train-000002.tar" in one and "rejected.jsonl" in one
 
 
@@ -296,10 +303,12 @@ def test_a_source_that_cannot_be_used_gets_one_sentence(tmp_path):
 
 def test_an_existing_folder_is_only_replaced_when_asked_and_ours(tmp_path):
     source, out = write_folder(tmp_path / "in", 3), tmp_path / "out"
-    convert(source, out)
-    with pytest.raises(InputError, match="overwrite=true"):
-        convert(source, out)
+    first = convert(source, out)
+    assert convert(source, out) == first  # it is there already
     write_folder(source, 5)
+    for keys in ({}, {"depth_scale": 0.001}):
+        with pytest.raises(InputError, match="holds a data set of other .*overwrite=true replaces it"):
+            convert(source, out, **keys)
     assert sum(convert(source, out, overwrite=True).kept.values()) == len(read(out)) == 5
     precious = tmp_path / "precious"
     precious.mkdir()
@@ -311,25 +320,65 @@ def test_an_existing_folder_is_only_replaced_when_asked_and_ours(tmp_path):
         convert(source, precious / "thesis.tex")
 
 
-def test_a_failed_run_leaves_the_old_data_set_and_no_rubbish(tmp_path):
-    source, out = write_folder(tmp_path / "in", 3), tmp_path / "out"
-    convert(source, out)
-    before = {path.name: path.read_bytes() for path in out.iterdir()}
+def test_a_stopped_run_goes_on_where_it_was_and_leaves_no_trace(tmp_path, capsys):
+    source, out, calls = write_folder(tmp_path / "in", 30), tmp_path / "out", []
+    (source / "rgb/0007.png").write_bytes(b"")
+    keys = {"shard_samples": 8, "val_fraction": 0.2}
+    convert(source, tmp_path / "whole", **keys)
 
-    def stop(_, done, total):
-        if done == 2:
+    def stop(split, done, total):
+        if done == 16:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(config(source, out=str(out), overwrite=True), stop)
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+        run(config(source, out=str(out), **keys), stop)
+    assert "stopped: 2 of" in capsys.readouterr().err and not (out / "summary.json").exists()
+    run(config(source, out=str(out), **keys), lambda *call: calls.append(call))
+    assert calls[0][1] == 16 and tree(out) == tree(tmp_path / "whole")
+
+
+def test_the_interrupt_key_ends_the_command_in_one_line_and_the_same_command_goes_on(tmp_path):
+    source, out = write_folder(tmp_path / "in", 400), tmp_path / "out"
+    line = [
+        sys.executable,
+        "-m",
+        "vstrain.cli",
+        "data",
+        "depth_corpus",
+        f"source={source}",
+        f"out={out}",
+        "processes=2",
+    ]
+    job = subprocess.Popen(
+        line, cwd=Path(__file__).parents[2], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    while not list(out.glob(".production/*-*.json")):
+        assert job.poll() is None
+        time.sleep(0.005)
+    os.killpg(job.pid, signal.SIGINT)  # as a terminal does it: to the workers, too
+    said = job.communicate(timeout=30)[1]
+    assert job.returncode == 130 and "the same command goes on" in said and "Traceback" not in said, said
+    before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.tar")}
+    subprocess.run(line, cwd=Path(__file__).parents[2], check=True, capture_output=True)
+    after = {path.name: path.stat().st_mtime_ns for path in out.glob("*.tar")}
+    assert before and before.items() < after.items() and len(read(out)) == 400
+
+
+def test_array_jobs_share_the_work(tmp_path):
+    source = write_folder(tmp_path / "in", 30)
+    whole = convert(source, tmp_path / "whole", shard_samples=4)
+    for part in ("2/2", "1/2"):
+        result = convert(source, tmp_path / "out", shard_samples=4, part=part)
+        assert isinstance(result, Unfinished) == (part == "2/2")
+        assert part == "1/2" or "this job's part is done; 4 of 8 shards" in result.text
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole") and result.kept == whole.kept
 
 
 def test_progress_counts_every_pair(tmp_path):
     calls = []
-    run(config(write_folder(tmp_path / "in", 3), out=str(tmp_path / "out")), lambda *call: calls.append(call))
-    assert calls == [("depth_corpus", done, 3) for done in range(4)]
+    keys = {"shard_samples": 2, "val_fraction": 0}
+    run(config(write_folder(tmp_path / "in", 5), out=str(tmp_path / "out"), **keys), lambda *call: calls.append(call))
+    assert calls == [("train", done, 5) for done in (0, 2, 4, 5)]
 
 
 def test_the_next_command_is_one_that_hydra_reads(tmp_path):
@@ -338,7 +387,7 @@ def test_the_next_command_is_one_that_hydra_reads(tmp_path):
     assert command[:3] == ["vstrain", "experiment=depth_teacher", "data=shards"]
     overrides = {o.key_or_group: o.value() for o in OverridesParser.create().parse_overrides(command[3:])}
     assert set(overrides) == {"data.train.urls", "data.val.urls"}
-    assert len(expand(overrides["data.train.urls"])) == 1
+    assert all(len(list(Path("/").glob(urls[0][1:]))) == 1 for urls in overrides.values())
 
 
 def test_plain_webdataset_reads_the_shards_as_the_page_says(tmp_path, monkeypatch):

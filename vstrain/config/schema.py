@@ -36,18 +36,49 @@ class SystemConfig(Strict):
 
 
 class Split(Strict):
-    urls: list[str] | None = None  # shard paths; globs and {000..012} braces are expanded
+    urls: list[str] | None = None  # shards: paths or addresses (s3://, gs://, hf://, https://); globs and {000..012} are expanded
+
+
+class Source(Strict):
+    urls: list[str]
+    weight: PositiveFloat  # its share of the stream, relative to the other sources
+
+
+class TrainSplit(Split):
+    sources: list[Source] | None = None  # several data sets, mixed by weight; instead of urls
+
+    def all_sources(self) -> list[Source]:
+        return self.sources or [Source(urls=self.urls or [], weight=1.0)]
+
+
+class BucketShape(Strict):
+    height: PositiveInt  # pixels
+    width: PositiveInt
+    frames: NonNegativeInt = 0  # 0: pictures, or clips of any length
+
+
+class DataCache(Strict):
+    dir: str  # a folder on a fast local disk, shared by all processes of a node
+    gigabytes: PositiveFloat  # bound on what it holds
 
 
 class Data(Strict):
     source: Literal["procedural", "shards"]
     root: str  # folder under which embedded data sets are built
-    train: Split
+    train: TrainSplit
     val: Split
     batch_size: PositiveInt  # samples in one optimiser step, summed over all ranks and micro-batches
     val_batch_size: PositiveInt  # samples in one validation batch of one rank
     workers: NonNegativeInt  # decoding processes a rank; 0 decodes in the training process
+    ahead: PositiveInt  # batches that each worker prepares in advance
+    timeout: PositiveFloat  # seconds without progress until a worker is replaced
     block: PositiveInt  # shuffle locality: samples are permuted within blocks of this many
+    lanes: PositiveInt  # parts of the data read side by side; lanes x chunk = batch_size lets a rank stay in its own shards
+    chunk: PositiveInt  # samples taken from one lane at a time
+    buckets: list[BucketShape] | None  # one shape a batch, chosen by aspect ratio and duration; null: the system's own size
+    window: PositiveInt  # batches among which samples are grouped into buckets
+    max_damaged: Probability  # share of a data set that may be damaged before the run ends
+    cache: DataCache | None  # copies of remote shards; null reads just the bytes that are needed, each time
     procedural: dict[str, Any]  # keys of data_pipelines.procedural.config for the system's data kind
 
 
@@ -153,7 +184,9 @@ class TrainConfig(Strict):
             raise ValueError(
                 f"strategy=single runs on one device, trainer.devices={self.trainer.devices}; use strategy=ddp"
             )
-        if self.data.source == "shards" and not (self.data.train.urls and self.data.val.urls):
+        if self.data.train.urls and self.data.train.sources:
+            raise ValueError("data.train has both urls and sources; give one of them")
+        if self.data.source == "shards" and not ((self.data.train.urls or self.data.train.sources) and self.data.val.urls):
             raise ValueError(
                 "data=shards needs data.train.urls and data.val.urls, each a list such as '[folder/train-*.tar]'"
             )

@@ -49,7 +49,7 @@ def encode(name: str, value, *, quality: int = 92, fps: float = 8.0) -> bytes:
 def decode(name: str, data: bytes):
     """The value of member `name`; raises ValueError for bytes that do not decode."""
     match name.rsplit(".", 1)[-1]:
-        case "jpg":
+        case "jpg" | "jpeg":
             import simplejpeg
 
             return simplejpeg.decode_jpeg(data, colorspace="RGB")
@@ -69,6 +69,30 @@ def decode(name: str, data: bytes):
         case "mp4":
             return _mp4_decode(data)
     raise ValueError(f"member {name!r}: no codec for this extension")
+
+
+def picture_size(name: str, data: bytes) -> tuple[int, int, int]:
+    """(frames, height, width) of a picture (frames 1) or video member, from its head; zeros for any other."""
+    try:
+        match name.rsplit(".", 1)[-1]:
+            case "jpg" | "jpeg":
+                import simplejpeg
+
+                return 1, *simplejpeg.decode_jpeg_header(data)[:2]
+            case "png" | "webp":
+                from PIL import Image
+
+                with Image.open(io.BytesIO(data)) as image:
+                    return 1, image.height, image.width
+            case "mp4":
+                import av
+
+                with av.open(io.BytesIO(data)) as container:
+                    stream = container.streams.video[0]
+                    return stream.frames, stream.height, stream.width
+    except Exception:  # a damaged picture is found when it is decoded; decoders raise many types
+        pass
+    return 0, 0, 0
 
 
 def _cv2_encode(extension: str, value: np.ndarray, flags: list) -> bytes:

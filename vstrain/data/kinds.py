@@ -99,6 +99,13 @@ KINDS = {
 }
 
 
+def required(kind: str) -> list[str]:
+    """Members that every sample of a kind has; "jpg|png|webp" stands for one of these."""
+    spec = KINDS[kind]
+    names = [*spec.required, *(pattern.format("000") for pattern in spec.numbered)]
+    return names + ["|".join(spec.one_of)] if spec.one_of else names
+
+
 class SampleError(ValueError):
     """One sentence: which sample, which member, what was expected."""
 

@@ -1,41 +1,64 @@
-"""Reading one sample: positioned reads of just its members, the hash checked, the bytes decoded."""
+"""Reading one sample: positioned reads of just the members that are asked for, each hash checked, the bytes decoded."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import xxhash
 
 from vstrain.data import codecs
 from vstrain.data.index import Index
+from vstrain.data.storage import Storage, is_remote
 
 
-class DamagedSample(ValueError):
-    """A sample that cannot be read: shard, key and reason."""
+class DamagedSample(Exception):
+    """A sample that cannot be used: shard, key and reason."""
 
     def __init__(self, shard: str, key: str, reason: str):
         super().__init__(f"{shard}: sample {key}: {reason}")
         self.shard, self.key, self.reason = shard, key, reason
 
 
-class Sample(Mapping):
-    """A sample whose members are decoded when they are asked for, once: a system pays for what its `prepare` reads."""
+class MissingMember(DamagedSample, KeyError):
+    """A sample without a member that its kind has."""
 
-    def __init__(self, shard: str, key: str, members: dict[str, bytes]):
-        self.shard, self.key, self._members = shard, key, members
-        self._values: dict = {"__key__": key}
+
+class Sample(Mapping):
+    """A sample whose members are read and decoded when they are asked for, once: a system pays for what its `prepare` uses.
+
+    bucket: the (height, width, frames) that this batch has, where data.buckets is set, else None."""
+
+    def __init__(self, reader: Reader, n: int, bucket=None):
+        index = reader.index
+        self.shard, self.key, self.bucket = index.shards[int(index.shard[n])], index.key(n), bucket
+        self._reader, self._members = reader, index.members(n)
+        self._values: dict = {"__key__": self.key}
+
+    def raw(self, name: str) -> bytes:
+        """The bytes of member `name`, equal to those that were indexed."""
+        if name not in self._members:
+            raise MissingMember(self.shard, self.key, f"member {name} is missing; it has {', '.join(self._members)}")
+        offset, size, digest = self._members[name]
+        try:
+            data = self._reader.fetch(self.shard, offset, size, name)
+        except OSError as error:
+            raise DamagedSample(self.shard, self.key, f"member {name} cannot be read ({error})") from error
+        if xxhash.xxh3_64_intdigest(data) != digest:
+            raise DamagedSample(self.shard, self.key, f"the bytes of member {name} do not match the hash in the index")
+        return data
 
     def __getitem__(self, name: str):
         if name not in self._values:
+            data = self.raw(name)
             try:
-                self._values[name] = codecs.decode(name, self._members[name])
-            except KeyError:
-                raise
+                self._values[name] = codecs.decode(name, data)
             except Exception as error:  # decoders raise many types
                 reason = f"member {name} does not decode ({error})"
                 raise DamagedSample(self.shard, self.key, reason) from error
         return self._values[name]
+
+    def __contains__(self, name) -> bool:
+        return name in self._values or name in self._members
 
     def __iter__(self):
         return iter(["__key__", *self._members])
@@ -45,28 +68,42 @@ class Sample(Mapping):
 
 
 class Reader:
-    """`reader.read(n)` -> the Sample of row n (see vstrain.data.kinds). Open files are kept, per process."""
+    """`reader.read(n)` -> the Sample of row n (see vstrain.data.kinds).
 
-    def __init__(self, index: Index):
-        self.index = index
-        self._files: dict[int, int] = {}
-        self._pid = os.getpid()
+    It learns which members are used, so that `fetch_ahead` can get those of many samples at once."""
 
-    def read(self, n: int) -> Sample:
-        shard, key = int(self.index.shard[n]), self.index.key(n)
-        digest, members = xxhash.xxh3_64(), {}
-        for name, offset, size in self.index.members(n):
-            members[name] = os.pread(self._file(shard), size, offset)
-            digest.update(members[name])
-        if digest.intdigest() != int(self.index.hash[n]):
-            raise DamagedSample(str(self.index.shards[shard]), key, "its bytes do not match the hash in the index")
-        return Sample(str(self.index.shards[shard]), key, members)
+    def __init__(self, index: Index, storage: Storage | None = None):
+        self.index, self.storage = index, storage or Storage()
+        self._remote = any(map(is_remote, index.shards))
+        self._used: set[str] = set()
+        self._ahead: dict[tuple[str, int], bytes] = {}
 
-    def _file(self, shard: int) -> int:
-        if self._pid != os.getpid():  # a forked worker must not share file handles' lifetime with its parent
-            self._files, self._pid = {}, os.getpid()
-        if shard not in self._files:
-            if len(self._files) >= 64:
-                os.close(self._files.pop(next(iter(self._files))))
-            self._files[shard] = os.open(self.index.shards[shard], os.O_RDONLY)
-        return self._files[shard]
+    def __getstate__(self) -> dict:
+        return {"index": self.index, "storage": self.storage}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__init__(**state)
+
+    def read(self, n: int, bucket=None) -> Sample:
+        return Sample(self, n, bucket)
+
+    def fetch(self, shard: str, offset: int, size: int, name: str) -> bytes:
+        self._used.add(name)
+        data = self._ahead.pop((shard, offset), None)
+        return self.storage.read(shard, offset, size) if data is None else data
+
+    def fetch_ahead(self, samples: Iterable[int]) -> None:
+        """Remote shards: get the used members of these samples in one go, before they are asked for one by one."""
+        if not self._used or not self._remote:
+            return
+        wanted = []
+        for n in samples:
+            shard = self.index.shards[int(self.index.shard[n])]
+            members = self.index.members(n)
+            wanted += [(shard, *members[name][:2]) for name in self._used if name in members]
+        self._ahead = {}
+        try:
+            for (shard, offset, _), data in zip(wanted, self.storage.read_many(wanted), strict=True):
+                self._ahead[shard, offset] = data
+        except OSError:
+            pass  # the sample that cannot be read will say so itself

@@ -6,10 +6,15 @@ is whole. The same samples in the same order give the same bytes.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+
+import xxhash
 
 from vstrain.data import codecs, kinds
 from vstrain.data.index import Index
@@ -28,13 +33,130 @@ def encode_sample(kind: str, sample: dict, jpeg_quality: int = 92) -> dict:
     }
 
 
-class ShardWriter:
-    """Writes `<directory>/<split>-000000.tar`, -000001.tar, … and their index when the `with` block ends well.
+@dataclass(frozen=True)
+class Shard:
+    """A finished shard: file name, number of samples, size of the file and xxh3_64 of all its bytes."""
+
+    name: str
+    samples: int
+    bytes: int
+    xxh3: str
+
+
+class ShardFile:
+    """One tar on its way: samples go in by `add`; `commit` makes it visible under its name, `abort` leaves no trace."""
+
+    def __init__(self, path: Path):
+        self.path, self.samples, self.payload = path, 0, 0
+        self.temporary = temporary_of(path)
+        self._file = _Hashed(self.temporary)
+        self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
+
+    def add(self, encoded: dict) -> None:
+        """encoded: what `encode_sample` returns. Nothing but names and bytes goes into the tar: no time, no owner."""
+        for name in sorted(set(encoded) - {"__key__"}):
+            member = tarfile.TarInfo(f"{encoded['__key__']}.{name}")
+            member.size, member.mode = len(encoded[name]), 0o444
+            self._tar.addfile(member, io.BytesIO(encoded[name]))
+            self.payload += member.size
+        self.samples += 1
+
+    def commit(self) -> Shard:
+        self._tar.close()
+        self._file.close()
+        self.temporary.rename(self.path)
+        sync_folder(self.path.parent)
+        return Shard(self.path.name, self.samples, self._file.at, self._file.digest.hexdigest())
+
+    def abort(self) -> None:
+        with contextlib.suppress(OSError):
+            self._file.file.close()
+        with contextlib.suppress(OSError):
+            self.temporary.unlink(missing_ok=True)
+
+
+class _Hashed:
+    """A file that is only ever written to, hashed on the way."""
+
+    def __init__(self, path: Path):
+        self.file, self.at, self.digest = path.open("wb"), 0, xxhash.xxh3_64()
+
+    def write(self, data: bytes) -> int:
+        self.file.write(data)
+        self.digest.update(data)
+        self.at += len(data)
+        return len(data)
+
+    def tell(self) -> int:
+        return self.at
+
+    def close(self) -> None:
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+
+
+class Shards:
+    """A row of shards, `directory / name(0)`, `name(1)`, …, written inside a `with` block.
 
     kind: a key of vstrain.data.kinds.KINDS; every sample is checked against it (kinds.SampleError).
-    max_count, max_bytes: a shard is closed when it holds this many samples or bytes.
-    An exception inside the `with` block leaves finished shards alone and removes the one being written.
+    max_count, max_bytes: a shard is closed when it holds this many samples, or members of this many bytes.
+    An exception inside the `with` block leaves finished shards (`done`) alone and removes the one being written.
     """
+
+    def __init__(
+        self,
+        directory: Path,
+        kind: str,
+        name: Callable[[int], str],
+        max_count: int | None = None,
+        max_bytes: int = 400_000_000,
+        jpeg_quality: int = 92,
+    ):
+        self.directory, self.kind, self.name = Path(directory), kind, name
+        self.max_count, self.max_bytes, self.jpeg_quality = max_count, max_bytes, jpeg_quality
+        self.count = 0
+        self.done: list[Shard] = []
+        self._open: ShardFile | None = None
+        self._keys: set[str] = set()
+
+    @property
+    def paths(self) -> list[Path]:
+        return [self.directory / shard.name for shard in self.done]
+
+    def write(self, sample: dict) -> None:
+        """A sample of Python values, or one that `encode_sample` has encoded already."""
+        encoded = encode_sample(self.kind, sample, self.jpeg_quality)
+        key = encoded["__key__"]
+        if key in self._keys:
+            raise kinds.SampleError(f"sample key {key!r} was already written to {self.name(0)}; keys must be unique")
+        self._keys.add(key)
+        if self._open is None:
+            self._open = ShardFile(self.directory / self.name(len(self.done)))
+        self._open.add(encoded)
+        self.count += 1
+        if self._open.samples == self.max_count or self._open.payload >= self.max_bytes:
+            self._commit()
+
+    def _commit(self) -> None:
+        self.done.append(self._open.commit())
+        self._open = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, error_type, error, trace) -> None:
+        try:
+            if self._open is not None and error_type is None:
+                self._commit()
+        finally:
+            if self._open is not None:
+                self._open.abort()
+
+
+class ShardWriter(Shards):
+    """Writes `<directory>/<split>-000000.tar`, -000001.tar, … and their index when the `with` block ends well: the simple
+    way for one process. Pipelines write through `data_pipelines.production`, which can be stopped and restarted."""
 
     def __init__(
         self,
@@ -45,60 +167,42 @@ class ShardWriter:
         max_bytes: int = 400_000_000,
         jpeg_quality: int = 92,
     ):
-        self.directory, self.split, self.kind = Path(directory), split, kind
-        self.max_count, self.max_bytes, self.jpeg_quality = max_count, max_bytes, jpeg_quality
-        self.count = 0
-        self.shards: list[Path] = []
-        self._tar: tarfile.TarFile | None = None
-        self._keys: set[str] = set()
+        super().__init__(
+            directory, kind, lambda number: f"{split}-{number:06d}.tar", max_count, max_bytes, jpeg_quality
+        )
         self.directory.mkdir(parents=True, exist_ok=True)
 
-    def write(self, sample: dict) -> None:
-        """A sample of Python values, or one that `encode_sample` has encoded already."""
-        key = sample["__key__"]
-        if key in self._keys:
-            raise kinds.SampleError(f"sample key {key!r} was already written to split {self.split!r}")
-        encoded = encode_sample(self.kind, sample, self.jpeg_quality)
-        self._keys.add(key)
-        if self._tar is None:
-            self._open()
-        for name in sorted(set(encoded) - {"__key__"}):
-            data = encoded[name]
-            self._bytes += len(data)
-            member = tarfile.TarInfo(f"{key}.{name}")
-            member.size, member.mode = len(data), 0o444
-            self._tar.addfile(member, io.BytesIO(data))
-        self.count += 1
-        self._in_shard += 1
-        if self._in_shard >= self.max_count or self._bytes >= self.max_bytes:
-            self._commit()
-
-    def _open(self) -> None:
-        final = self.directory / f"{self.split}-{len(self.shards):06d}.tar"
-        self._temporary = final.with_name(f".{final.name}.tmp")
-        self._file = self._temporary.open("wb")
-        self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
-        self._in_shard = self._bytes = 0
-        self.shards.append(final)
-
-    def _commit(self) -> None:
-        self._tar.close()
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        self._temporary.rename(self.shards[-1])
-        self._tar = None
-
-    def __enter__(self) -> ShardWriter:
-        return self
-
     def __exit__(self, error_type, error, trace) -> None:
-        if error_type is not None:
-            if self._tar is not None:
-                self._file.close()
-                self._temporary.unlink(missing_ok=True)
-            return
-        if self._tar is not None:
-            self._commit()
-        if self.shards:
-            Index.build(self.shards).save()
+        super().__exit__(error_type, error, trace)
+        if self.done and error_type is None:
+            Index.build(self.paths).save()
+
+
+def temporary_of(path: Path) -> Path:
+    """The hidden name beside `path` under which it is written."""
+    return path.with_name(f".{path.name}.tmp")
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """All of `data` under the name `path`, on the disk, or nothing: temporary name, fsync, rename."""
+    temporary = temporary_of(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Put the folder's list of names on the disk: only then does a rename survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

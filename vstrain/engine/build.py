@@ -12,8 +12,13 @@ import torch
 
 from vstrain.config.problems import InputError
 from vstrain.config.schema import Optim, Schedule, SystemConfig, TrainConfig
-from vstrain.data import loader
-from vstrain.data.loader import Share
+from vstrain.data import kinds, loader
+from vstrain.data.buckets import Bucket
+from vstrain.data.cache import Cache
+from vstrain.data.index import check_fields
+from vstrain.data.loader import Means
+from vstrain.data.storage import Storage
+from vstrain.data.stream import Arrangement, Share
 from vstrain.system import ParamGroup, System
 
 ALONE = Share()
@@ -83,34 +88,46 @@ class Batches:
 
     def __init__(self, config: TrainConfig, run_dir: Path | None):
         self.config, self.run_dir = config, run_dir
-        self.train_index = loader.open_index(config.data.train.urls, "data.train.urls")
-        self.val_index = loader.open_index(config.data.val.urls, "data.val.urls")
+        data = config.data
+        self.train_indices = [
+            loader.open_index(source.urls, f"data.train{at}.urls")
+            for at, source in zip(_addresses(data.train), data.train.all_sources(), strict=True)
+        ]
+        self.weights = [source.weight for source in data.train.all_sources()]
+        self.val_index = loader.open_index(data.val.urls, "data.val.urls")
+        for index in (*self.train_indices, self.val_index):
+            check_fields(index, kinds.required(config.system.data_kind), data.max_damaged, index.shards[0])
         self.prepare = part(config.system, "prepare").prepare
 
     @property
     def fingerprint(self) -> str:
-        return f"{self.train_index.fingerprint}-{self.val_index.fingerprint}"
+        return "-".join(index.fingerprint for index in (*self.train_indices, self.val_index))
 
-    def train(
-        self,
-        start_step: int = 0,
-        steps: int | None = None,
-        share: Share = ALONE,
-        workers: int | None = None,
-    ):
+    @property
+    def train_samples(self) -> int:
+        return sum(map(len, self.train_indices))
+
+    def train(self, start: int = 0, steps: int | None = None, share: Share = ALONE, workers: int | None = None):
+        """Batches from the sample at position `start`, for `steps` optimiser steps (None: up to max_steps)."""
         data, trainer = self.config.data, self.config.trainer
         return loader.train_batches(
-            self.train_index,
+            self.train_indices,
+            self.weights,
             Prepare(self.prepare, self.config.system, True),
-            seed=self.config.seed,
-            block=data.block,
+            Arrangement(
+                self.config.seed,
+                data.block,
+                data.lanes,
+                data.chunk,
+                tuple(Bucket(*(bucket.height, bucket.width, bucket.frames)) for bucket in data.buckets or ()),
+                data.window,
+            ),
             batch_size=data.batch_size,
             accumulate=trainer.accumulate,
-            steps=trainer.max_steps if steps is None else steps,
-            start_step=start_step,
+            steps=trainer.max_steps - start // data.batch_size if steps is None else steps,
+            start=start,
             share=share,
-            workers=data.workers if workers is None else workers,
-            quarantine=self._ledger(),
+            means=self._means(data.workers if workers is None else workers),
         )
 
     def val(self, share: Share = ALONE, samples: int | None = None):
@@ -122,12 +139,25 @@ class Batches:
             samples=samples,
             batch_size=data.val_batch_size,
             share=share,
-            workers=data.workers,
-            quarantine=self._ledger(),
+            means=self._means(data.workers),
         )
 
-    def _ledger(self) -> Path | None:
-        return self.run_dir / "quarantine.jsonl" if self.run_dir else None
+    def _means(self, workers: int) -> Means:
+        data = self.config.data
+        return Means(
+            workers=workers,
+            ahead=data.ahead,
+            timeout=data.timeout,
+            max_damaged=data.max_damaged,
+            ledger=self.run_dir / "quarantine.jsonl" if self.run_dir else None,
+            storage=Storage(
+                Cache(Path(data.cache.dir).expanduser(), int(data.cache.gigabytes * 1e9)) if data.cache else None
+            ),
+        )
+
+
+def _addresses(train) -> list[str]:
+    return [f".sources.{number}" for number in range(len(train.sources))] if train.sources else [""]
 
 
 class Prepare:

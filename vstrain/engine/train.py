@@ -40,7 +40,9 @@ def run(config: TrainConfig, run_dir: Path) -> str:
         facts = identity(config, batches)
         boundary = StepBoundary(config, run_dir, batches, stop, start, facts)
         trainer = build_trainer(config, run_dir, boundary, start, facts)
-        trainer.fit(system, batches.train(start, share=share), ckpt_path=path, weights_only=True)
+        trainer.fit(
+            system, batches.train(start * config.data.batch_size, share=share), ckpt_path=path, weights_only=True
+        )
         trainer.strategy.barrier()
         if boundary.stopped:
             return "stopped"
@@ -109,7 +111,7 @@ def report(system: System, batches: build.Batches, run_dir: Path, samples: int |
     except InputError:
         return
     config = batches.config
-    steps = len(batches.train_index) // config.data.batch_size
+    steps = batches.train_samples // config.data.batch_size
     with inference(system):
         result = module.report(system, batches.train(0, steps), batches.val(samples=samples))
     rundir.write_atomic(run_dir / "report.json", json.dumps(result.metrics, indent=2))

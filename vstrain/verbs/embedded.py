@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from vstrain.config.problems import Problem
-from vstrain.config.schema import Split, TrainConfig
+from vstrain.config.schema import Source, Split, TrainConfig, TrainSplit
 from vstrain.config.validate import problem
 
 
@@ -38,22 +38,31 @@ def check(config: TrainConfig, origin) -> list[Problem]:
 
 
 def prepare(config: TrainConfig) -> tuple[TrainConfig, dict[str, str]]:
-    """The configuration with its shard paths filled in, and the fingerprints of its two indices. Builds what is missing."""
-    from vstrain.data.index import Index, expand
+    """The configuration with its shard addresses filled in, and the fingerprints of its indices. Builds what is missing."""
+    from vstrain.data.index import Index
+    from vstrain.data.storage import expand
 
-    if config.data.source == "procedural":
+    data = config.data
+    sources, val = data.train.all_sources(), data.val.urls
+    if data.source == "procedural" and not ((data.train.urls or data.train.sources) and val):
         folder = build(config)
-        data = config.data.model_copy(
-            update={
-                "train": Split(urls=config.data.train.urls or [str(folder / "train-*.tar")]),
-                "val": Split(urls=config.data.val.urls or [str(folder / "val-*.tar")]),
-            }
-        )
-        config = config.model_copy(update={"data": data})
-    paths = {"train": expand(config.data.train.urls), "val": expand(config.data.val.urls)}
-    absolute = {name: Split(urls=[str(path.absolute()) for path in found]) for name, found in paths.items()}
-    config = config.model_copy(update={"data": config.data.model_copy(update=absolute)})
-    return config, {name: Index.open(found).fingerprint for name, found in paths.items()}
+        if not data.train.sources:
+            sources = [Source(urls=data.train.urls or [str(folder / "train-*.tar")], weight=1.0)]
+        val = val or [str(folder / "val-*.tar")]
+    with progress_bar("indexing") as advance:
+
+        def fingerprint(name: str, urls: list[str]) -> str:
+            return Index.open(urls, lambda done, total: advance(name, done, total)).fingerprint
+
+        sources = [Source(urls=expand(source.urls), weight=source.weight) for source in sources]
+        val = expand(val)
+        prints = {
+            "train": "-".join(fingerprint("train", source.urls) for source in sources),
+            "val": fingerprint("val", val),
+        }
+    train = TrainSplit(sources=sources) if data.train.sources else TrainSplit(urls=sources[0].urls)
+    data = data.model_copy(update={"train": train, "val": Split(urls=val)})
+    return config.model_copy(update={"data": data}), prints
 
 
 def build(config: TrainConfig) -> Path:
@@ -64,11 +73,10 @@ def build(config: TrainConfig) -> Path:
     kind = config.system.data_kind
     wanted = CONFIGS[kind].model_validate(config.data.procedural)
     folder = Path(config.data.root).absolute() / "procedural" / f"{kind}-{world.config_digest(kind, wanted)}"
-    if (folder / "done").exists():
+    if world.complete(folder):
         return folder
     with progress_bar(f"rendering {kind} data") as advance:
         world.build(kind, wanted, folder, processes=len(os.sched_getaffinity(0)), progress=advance)
-    (folder / "done").touch()
     return folder
 
 

@@ -14,9 +14,10 @@ from vstrain.config import rundir
 from vstrain.config.command import Command
 from vstrain.config.problems import ConfigError, Problem
 from vstrain.config.schema import PlanConfig
-from vstrain.data.index import Index, expand
+from vstrain.data.index import Index
 from vstrain.data.keyed import rng
 from vstrain.data.reader import Reader
+from vstrain.data.storage import expand
 from vstrain.verbs import embedded
 
 USAGE = """vstrain plan experiment=NAME key=value …
@@ -46,7 +47,7 @@ def example(config: PlanConfig) -> dict[str, list]:
     if config.data.source == "procedural":
         sample = embedded.one_sample(config)
     else:
-        index = Index.open(expand(config.data.train.urls))
+        index = Index.open(expand(config.data.train.all_sources()[0].urls))
         sample = Reader(index).read(0)
     prepare = importlib.import_module(f"{config.system.module}.prepare").prepare
     item = prepare(sample, config.system, rng(0, "plan"), True)

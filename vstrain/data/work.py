@@ -1,0 +1,123 @@
+"""From positions to training items, in whichever process: the trainer's own, or a data worker's. No torch here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from vstrain.data.keyed import draw_key, rng
+from vstrain.data.kinds import SampleError
+from vstrain.data.problems import DataError
+from vstrain.data.reader import DamagedSample, Reader
+
+Prepare = Callable[[dict, np.random.Generator], dict]  # a system's `prepare` with its config and mode filled in
+Damage = tuple[str, str, str]  # shard, key, reason
+
+
+@dataclass
+class Work:
+    """Makes the item of each position. A damaged sample is reported and replaced by one that (position's sample, attempt)
+    alone decide, within its own data set, so that no position shifts and every rank does alike."""
+
+    ATTEMPTS = 5
+
+    stream: object  # TrainStream or ValStream
+    readers: list[Reader]
+    prepare: Prepare
+    seed: int
+    shapes: dict[int, dict] = field(
+        default_factory=dict
+    )  # bucket -> item name -> (shape, dtype): what all items must be
+
+    def items(self, positions: np.ndarray, damaged: list[Damage]) -> Iterator[dict]:
+        """One item a position, in order; what was found damaged on the way is appended to `damaged`."""
+        places = self.stream.places(positions)
+        self.fetch_ahead(places)
+        for position, source, epoch, sample, weight, bucket in zip(
+            positions.tolist(), *(column.tolist() for column in places), strict=True
+        ):
+            item = self._item(position, source, epoch, sample, bucket, damaged)
+            yield {**item, "weight": np.float32(weight)}
+
+    def fetch_ahead(self, places) -> None:
+        for number, reader in enumerate(self.readers):
+            reader.fetch_ahead(places.sample[places.source == number].tolist())
+
+    def _item(self, position: int, source: int, epoch: int, sample: int, bucket: int, damaged: list[Damage]) -> dict:
+        reader = self.readers[source]
+        for attempt in range(self.ATTEMPTS):
+            key = draw_key(self.seed + source, epoch, sample)
+            try:
+                found = reader.read(sample, self.stream.buckets.buckets[bucket] if bucket >= 0 else None)
+                try:
+                    item = {**self.prepare(found, rng(key, "prepare")), "key": np.int64(key)}
+                    self._check(item, bucket)
+                except SampleError as error:
+                    raise DamagedSample(found.shard, found.key, str(error)) from error
+                return item
+            except DamagedSample as damage:
+                damaged.append((damage.shard, damage.key, damage.reason))
+            sample = int(rng(key, f"replace {attempt}").integers(len(reader.index)))
+        raise DataError(
+            f"{self.ATTEMPTS} damaged samples in a row for position {position}, the last: {': '.join(damaged[-1])}; run "
+            "vstrain data verify on the shards"
+        )
+
+    def _check(self, item: dict, bucket: int) -> None:
+        shapes = self.shapes.setdefault(bucket, {})
+        for name, value in item.items():
+            if isinstance(value, str):
+                continue
+            shape = (np.shape(value), value.dtype)
+            if shapes.setdefault(name, shape) != shape:
+                raise SampleError(
+                    f"its {name} is {shape[1]} {shape[0]}, that of the others is {shapes[name][1]} {shapes[name][0]}"
+                )
+            if value.dtype.kind == "f" and not math.isfinite(value.sum(dtype=np.float64)):
+                raise SampleError(f"its {name} holds numbers that are not finite")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the arrays of a batch lie in one block of memory: name -> (offset, shape, dtype); and how long the block is."""
+
+    fields: dict[str, tuple[int, tuple[int, ...], str]]
+    nbytes: int
+
+    @classmethod
+    def of(cls, item: dict, count: int) -> Layout:
+        fields, at = {}, 0
+        for name, value in item.items():
+            if not isinstance(value, str):
+                fields[name] = (at, (count, *np.shape(value)), value.dtype.str)
+                at += -(-count * value.nbytes // 64) * 64
+        return cls(fields, at)
+
+    def views(self, memory: np.ndarray) -> dict[str, np.ndarray]:
+        """The arrays of a batch in `memory`, uint8 (nbytes or more,)."""
+        out = {}
+        for name, (offset, shape, dtype) in self.fields.items():
+            nbytes = math.prod(shape) * np.dtype(dtype).itemsize
+            out[name] = memory[offset : offset + nbytes].view(dtype).reshape(shape)
+        return out
+
+
+def fill(
+    items: Iterator[dict], count: int, memory: Callable[[int], np.ndarray]
+) -> tuple[Layout, dict[str, list[str]], np.ndarray]:
+    """Copy `count` items into the block that `memory(nbytes)` gives. Returns its layout, the strings, and the block."""
+    layout, block, views, words = None, None, {}, {}
+    for row, item in enumerate(items):
+        if layout is None:
+            layout = Layout.of(item, count)
+            block = memory(layout.nbytes)
+            views = layout.views(block)
+        for name, value in item.items():
+            if isinstance(value, str):
+                words.setdefault(name, []).append(value)
+            else:
+                views[name][row] = value
+    return layout, words, block
