@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.data import s3server
 from vstrain.data import storage
 from vstrain.data.cache import Cache
 from vstrain.data.problems import DataError
@@ -48,24 +47,13 @@ def requests() -> list[tuple[str, int, int]]:
 
 
 @pytest.fixture(scope="module")
-def server():
-    if not s3server.program():
-        pytest.skip("moto_server is not installed (pipx install 'moto[server]')")
-    server = s3server.start()
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("AWS_")]:
-            patch.delenv(name)
-        patch.setenv("AWS_ENDPOINT_URL", server.endpoint)
-        patch.setenv("AWS_ACCESS_KEY_ID", "key")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-        patch.setenv("AWS_REGION", "us-east-1")
-        server.put("/shards")
-        for n, url in enumerate(SHARDS):
-            server.put("/shards/" + url.removeprefix("s3://shards/"), content(n))
-        server.put("/shards/ds/val-000.tar", b"v")
-        server.put("/shards/ds/deeper/train-009.tar", b"deep")
-        yield server
-    server.stop()
+def server(s3_server):
+    s3_server.put("/shards")
+    for n, url in enumerate(SHARDS):
+        s3_server.put("/shards/" + url.removeprefix("s3://shards/"), content(n))
+    s3_server.put("/shards/ds/val-000.tar", b"v")
+    s3_server.put("/shards/ds/deeper/train-009.tar", b"deep")
+    return s3_server
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 
 import xxhash
@@ -30,7 +31,7 @@ class Sample(Mapping):
 
     def __init__(self, reader: Reader, n: int, bucket=None):
         index = reader.index
-        self.shard, self.key, self.bucket = index.shards[int(index.shard[n])], index.key(n), bucket
+        self.shard, self.key, self.bucket = reader._shard(n), index.key(n), bucket
         self._reader, self._members = reader, index.members(n)
         self._values: dict = {"__key__": self.key}
 
@@ -41,6 +42,9 @@ class Sample(Mapping):
         offset, size, digest = self._members[name]
         try:
             data = self._reader.fetch(self.shard, offset, size, name)
+            if xxhash.xxh3_64_intdigest(data) != digest and is_remote(self.shard):
+                self._reader.storage.forget(self.shard)  # a bad copy is no reason to give the sample up
+                data = self._reader.storage.read(self.shard, offset, size)
         except OSError as error:
             raise DamagedSample(self.shard, self.key, f"member {name} cannot be read ({error})") from error
         if xxhash.xxh3_64_intdigest(data) != digest:
@@ -98,12 +102,17 @@ class Reader:
             return
         wanted = []
         for n in samples:
-            shard = self.index.shards[int(self.index.shard[n])]
             members = self.index.members(n)
-            wanted += [(shard, *members[name][:2]) for name in self._used if name in members]
+            wanted += [(self._shard(n), *members[name][:2]) for name in self._used if name in members]
         self._ahead = {}
-        try:
-            for (shard, offset, _), data in zip(wanted, self.storage.read_many(wanted), strict=True):
-                self._ahead[shard, offset] = data
-        except OSError:
-            pass  # the sample that cannot be read will say so itself
+        with contextlib.suppress(OSError):  # the sample that cannot be read will say so itself
+            found = self.storage.read_many(wanted)
+            self._ahead = {(shard, offset): data for (shard, offset, _), data in zip(wanted, found, strict=True)}
+
+    def announce(self, samples: Iterable[int]) -> None:
+        """Tell the cache which shards come next, soonest first."""
+        if self._remote and self.storage.cache:
+            self.storage.prefetch(list(dict.fromkeys(map(self._shard, samples))))
+
+    def _shard(self, n: int) -> str:
+        return self.index.shards[int(self.index.shard[n])]

@@ -14,6 +14,7 @@ from vstrain.data.problems import DataError
 from vstrain.data.reader import DamagedSample, Reader
 
 Prepare = Callable[[dict, np.random.Generator], dict]  # a system's `prepare` with its config and mode filled in
+LOOK_AHEAD = 8192  # positions whose shards the cache is told of
 Damage = tuple[str, str, str]  # shard, key, reason
 
 
@@ -35,6 +36,7 @@ class Work:
     def items(self, positions: np.ndarray, damaged: list[Damage]) -> Iterator[dict]:
         """One item a position, in order; what was found damaged on the way is appended to `damaged`."""
         places = self.stream.places(positions)
+        self.announce(int(positions[0]))
         self.fetch_ahead(places)
         for position, source, epoch, sample, weight, bucket in zip(
             positions.tolist(), *(column.tolist() for column in places), strict=True
@@ -45,6 +47,13 @@ class Work:
     def fetch_ahead(self, places) -> None:
         for number, reader in enumerate(self.readers):
             reader.fetch_ahead(places.sample[places.source == number].tolist())
+
+    def announce(self, position: int) -> None:
+        """Let the cache copy the shards that positions from here on lie in."""
+        if any(reader.storage.cache for reader in self.readers):
+            places = self.stream.places(position + np.arange(0, LOOK_AHEAD, LOOK_AHEAD // 128))
+            for number, reader in enumerate(self.readers):
+                reader.announce(places.sample[places.source == number].tolist())
 
     def _item(self, position: int, source: int, epoch: int, sample: int, bucket: int, damaged: list[Damage]) -> dict:
         reader = self.readers[source]
