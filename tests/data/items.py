@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from vstrain.data.kinds import SampleError
+from vstrain.data.reader import empty
 
 
 def prepare(sample: dict, rng: np.random.Generator) -> dict:
@@ -64,3 +65,33 @@ class Flagged:
 
 def fails(sample: dict, rng) -> dict:
     return prepare(sample, rng) | ({"image": 1 / 0} if sample["__key__"] == "train011" else {})
+
+
+def placed(sample: dict, rng) -> dict:
+    """As `prepare`, written into the batch where that is possible; train004 is refused after half of it is written."""
+    image = empty(sample, "image", (16, 16, 3), np.uint8)
+    image[:8] = sample["png"][:8]
+    if sample["__key__"] == "train004":
+        raise SampleError("sample train004: refused half-way")
+    image[8:] = sample["png"][8:]
+    return {"image": image, "draw": np.float32(rng.random()), "name": sample["__key__"]}
+
+
+def refused(sample: dict, rng) -> dict:
+    if sample["__key__"] == "train004":
+        raise SampleError("sample train004: refused half-way")
+    return prepare(sample, rng)
+
+
+if __name__ == "__main__":  # batches for ever, for a test that kills this process
+    import sys
+
+    from vstrain.data import loader
+    from vstrain.data.stream import Arrangement
+
+    index = loader.open_index(sys.argv[1:], "shards")
+    means = loader.Means(workers=2)
+    for batch in loader.train_batches(
+        [index], [1.0], prepare, Arrangement(0, 8), batch_size=4, accumulate=1, steps=10**9, means=means
+    ):
+        print(len(batch["name"]), flush=True)

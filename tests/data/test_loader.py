@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.data.items import Flagged, dies, fails, hangs, prepare, refuses_some, shaped
+from tests.data.items import Flagged, dies, fails, hangs, placed, prepare, refused, refuses_some, shaped
 from vstrain.data import keyed, loader
 from vstrain.data.buckets import Bucket
 from vstrain.data.index import Index
@@ -305,6 +307,26 @@ def test_a_batch_keeps_its_memory_for_as_long_as_anybody_looks_at_it(found):
         copies.append(batch["image"][1:].clone())
     assert all(torch.equal(a, b) for a, b in zip(kept, copies, strict=True))
     assert len({image.data_ptr() for image in kept}) == 40
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_items_written_straight_into_the_batch_are_the_same(found, workers):
+    assert stream(found, prepare=placed, workers=workers, max_damaged=0.1) == stream(
+        found, prepare=refused, max_damaged=0.1
+    )
+
+
+def test_a_killed_trainer_leaves_nothing_behind(found):
+    before = sorted(path.name for path in Path("/dev/shm").iterdir())
+    trainer = psutil.Popen([sys.executable, "-m", "tests.data.items", *found[0].shards], stdout=subprocess.PIPE)
+    for _ in range(5):
+        trainer.stdout.readline()
+    family = trainer.children(recursive=True)
+    assert len(family) >= 3  # two workers, and the server that they are forked from
+    trainer.kill()
+    trainer.wait()
+    gone, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive and sorted(path.name for path in Path("/dev/shm").iterdir()) == before
 
 
 def test_slots_are_used_again(found):

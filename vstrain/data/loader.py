@@ -63,8 +63,7 @@ class Loader:
             return
         for k in range(len(self.plan)):
             damaged: list = []
-            positions = self.plan[k]
-            layout, words, block = fill(self.work.items(positions, damaged), len(positions), fresh)
+            layout, words, block = fill(self.work, self.plan[k], damaged, fresh)
             yield Batch(layout.views(block), words, damaged)
 
 

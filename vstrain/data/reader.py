@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Mapping
 
+import numpy as np
 import xxhash
 
 from vstrain.data import codecs
@@ -29,10 +30,11 @@ class Sample(Mapping):
 
     bucket: the (height, width, frames) that this batch has, where data.buckets is set, else None."""
 
-    def __init__(self, reader: Reader, n: int, bucket=None):
+    def __init__(self, reader: Reader, n: int, bucket=None, slot: dict | None = None):
         index = reader.index
         self.shard, self.key, self.bucket = reader._shard(n), index.key(n), bucket
         self._reader, self._members = reader, index.members(n)
+        self.slot = slot or {}  # arrays of the batch that the item may be written into
         self._values: dict = {"__key__": self.key}
 
     def raw(self, name: str) -> bytes:
@@ -71,6 +73,16 @@ class Sample(Mapping):
         return 1 + len(self._members)
 
 
+def empty(sample: Mapping, name: str, shape: tuple[int, ...], dtype) -> np.ndarray:
+    """An array for item `name`: the place in the batch where it belongs, if there is one, so that nothing need be copied.
+
+    `prepare` fills it wholly and returns it as it is; `sample` may be a plain dict."""
+    place = getattr(sample, "slot", {}).get(name)
+    if place is not None and place.shape == shape and place.dtype == dtype:
+        return place
+    return np.empty(shape, dtype)
+
+
 class Reader:
     """`reader.read(n)` -> the Sample of row n (see vstrain.data.kinds).
 
@@ -88,8 +100,8 @@ class Reader:
     def __setstate__(self, state: dict) -> None:
         self.__init__(**state)
 
-    def read(self, n: int, bucket=None) -> Sample:
-        return Sample(self, n, bucket)
+    def read(self, n: int, bucket=None, slot: dict | None = None) -> Sample:
+        return Sample(self, n, bucket, slot)
 
     def fetch(self, shard: str, offset: int, size: int, name: str) -> bytes:
         self._used.add(name)

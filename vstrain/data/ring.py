@@ -68,7 +68,7 @@ class Ring:
         starter.start()
         try:
             # the trainer makes the first batch itself while the workers start
-            layout, words, block = fill(self.work.items(self.plan[0], damaged), len(self.plan[0]), fresh)
+            layout, words, block = fill(self.work, self.plan[0], damaged, fresh)
             starter.join()
             yield Batch(layout.views(block), words, damaged)
             yield from self._made_by(crew, memory)
@@ -303,27 +303,26 @@ def _serve(number: int, connection: Connection, work: Work, fd: DupFd, nbytes: i
     block = np.frombuffer(mmap.mmap(fd.detach(), nbytes), np.uint8)
     board = block[number * BOARD : (number + 1) * BOARD].view(np.int64)
     board[2] = os.getpid()
+
+    def begin(position: int) -> None:
+        board[1] = position
+        board[0] += 1
+
     try:
         while True:
             slot, positions = connection.recv()
             memory = block[start + slot * page : start + (slot + 1) * page]
             damaged: list[Damage] = []
             try:
-                items = _noted(work.items(positions, damaged), positions, board)
-                layout, words, _ = fill(items, len(positions), lambda nbytes, memory=memory: _fit(memory, nbytes))
+                layout, words, _ = fill(
+                    work, positions, damaged, lambda nbytes, memory=memory: _fit(memory, nbytes), begin
+                )
                 answer = (layout, words, damaged)
             except Exception as error:
                 answer = Failure(_pickled(error), traceback.format_exc())
             connection.send(answer)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         sys.exit(0)
-
-
-def _noted(items: Iterator[dict], positions: np.ndarray, board: np.ndarray) -> Iterator[dict]:
-    for position in positions:
-        board[1] = position
-        board[0] += 1
-        yield next(items)
 
 
 def _fit(memory: np.ndarray, nbytes: int) -> np.ndarray:

@@ -33,16 +33,27 @@ class Work:
         default_factory=dict
     )  # bucket -> item name -> (shape, dtype): what all items must be
 
-    def items(self, positions: np.ndarray, damaged: list[Damage]) -> Iterator[dict]:
-        """One item a position, in order; what was found damaged on the way is appended to `damaged`."""
+    def items(
+        self,
+        positions: np.ndarray,
+        damaged: list[Damage],
+        slot: dict[str, np.ndarray] | None = None,
+        begin: Callable[[int], None] = lambda position: None,
+    ) -> Iterator[dict]:
+        """One item a position, in order; what was found damaged on the way is appended to `damaged`.
+
+        slot: arrays that the next item may be written into (see vstrain.data.reader.empty); `begin` is called with each
+        position before work on it starts."""
         places = self.stream.places(positions)
         self.announce(int(positions[0]))
         self.fetch_ahead(places)
         for position, source, epoch, sample, weight, bucket in zip(
             positions.tolist(), *(column.tolist() for column in places), strict=True
         ):
-            item = self._item(position, source, epoch, sample, bucket, damaged)
-            yield {**item, "weight": np.float32(weight)}
+            begin(position)
+            item = self._item(position, source, epoch, sample, bucket, damaged, slot)
+            item["weight"] = np.float32(weight)
+            yield item
 
     def fetch_ahead(self, places) -> None:
         for number, reader in enumerate(self.readers):
@@ -55,12 +66,14 @@ class Work:
             for number, reader in enumerate(self.readers):
                 reader.announce(places.sample[places.source == number].tolist())
 
-    def _item(self, position: int, source: int, epoch: int, sample: int, bucket: int, damaged: list[Damage]) -> dict:
+    def _item(
+        self, position: int, source: int, epoch: int, sample: int, bucket: int, damaged: list[Damage], slot: dict | None
+    ) -> dict:
         reader = self.readers[source]
         for attempt in range(self.ATTEMPTS):
             key = draw_key(self.seed + source, epoch, sample)
             try:
-                found = reader.read(sample, self.stream.buckets.buckets[bucket] if bucket >= 0 else None)
+                found = reader.read(sample, self.stream.buckets.buckets[bucket] if bucket >= 0 else None, slot)
                 try:
                     item = {**self.prepare(found, rng(key, "prepare")), "key": np.int64(key)}
                     self._check(item, bucket)
@@ -115,18 +128,27 @@ class Layout:
 
 
 def fill(
-    items: Iterator[dict], count: int, memory: Callable[[int], np.ndarray]
+    work: Work,
+    positions: np.ndarray,
+    damaged: list[Damage],
+    memory: Callable[[int], np.ndarray],
+    begin: Callable[[int], None] = lambda position: None,
 ) -> tuple[Layout, dict[str, list[str]], np.ndarray]:
-    """Copy `count` items into the block that `memory(nbytes)` gives. Returns its layout, the strings, and the block."""
-    layout, block, views, words = None, None, {}, {}
-    for row, item in enumerate(items):
+    """Make the batch of `positions` in the block that `memory(nbytes)` gives. Returns its layout, the strings, the block.
+
+    From the second item on, `prepare` may write straight into the batch; what it makes elsewhere is copied."""
+    layout, block, views, words, slot = None, None, {}, {}, {}
+    for row, item in enumerate(work.items(positions, damaged, slot, begin)):
         if layout is None:
-            layout = Layout.of(item, count)
+            layout = Layout.of(item, len(positions))
             block = memory(layout.nbytes)
             views = layout.views(block)
         for name, value in item.items():
             if isinstance(value, str):
                 words.setdefault(name, []).append(value)
-            else:
+            elif value is not slot.get(name):
                 views[name][row] = value
+        slot.clear()
+        if row + 1 < len(positions):
+            slot |= {name: view[row + 1] for name, view in views.items() if view.ndim > 1}
     return layout, words, block
