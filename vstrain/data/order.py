@@ -61,7 +61,7 @@ class Order:
         turn, lane = np.divmod(chunk, self.lanes)
         block, slot = np.divmod(turn * self.chunk + inside, self.block)
         size = np.minimum(self.block, self._lane_lengths[lane] - block * self.block)
-        keys = mix(np.uint64(draw_key(self.seed, epoch, -2)) ^ mix((lane << 40 | block).astype(np.uint64)))
+        keys = mix(mix((lane << 40 | block).astype(np.uint64)) ^ np.uint64(draw_key(self.seed, epoch, -2)))
         at = self._lane_starts[lane] + block * self.block + permute(slot, size, keys)
         order, ends = self._row(epoch)
         slot = np.searchsorted(ends, at, side="right")
@@ -75,29 +75,39 @@ class Order:
         return order, np.cumsum(self._lengths[order])
 
 
-def permute(values: np.ndarray, sizes: np.ndarray, keys: np.ndarray, rounds: int = 6) -> np.ndarray:
+ROUNDS = tuple(
+    np.uint64(number * 0x9E3779B97F4A7C15 % 2**64) for number in range(6)
+)  # fewer are not even on tiny ranges
+
+
+def permute(values: np.ndarray, sizes: np.ndarray, keys: np.ndarray) -> np.ndarray:
     """Element i: where a permutation of [0, sizes[i]) chosen by keys[i] (uint64) sends values[i] (int64).
 
-    A balanced Feistel network on the next even number of bits, walked along its cycle until it lands inside the range."""
+    A balanced Feistel network (Luby and Rackoff 1988) on the next even number of bits, walked along its
+    cycle until it lands inside the range."""
     half = (np.ceil(np.log2(np.maximum(sizes, 2))).astype(np.int64) + 1) // 2
-    shift, mask = half.astype(np.uint64), (np.int64(1) << half).astype(np.uint64) - np.uint64(1)
-    out, todo = values.astype(np.uint64), np.arange(len(values))
-    limit = sizes.astype(np.uint64)
-    while len(todo):
-        left, right = out[todo] >> shift[todo], out[todo] & mask[todo]
-        for number in range(rounds):
-            left, right = (
-                right,
-                left ^ (mix(right + keys[todo] + np.uint64(number * 0x9E3779B97F4A7C15 % 2**64)) & mask[todo]),
-            )
-        out[todo] = left << shift[todo] | right
-        todo = todo[out[todo] >= limit[todo]]
+    shift, limit = half.astype(np.uint64), sizes.astype(np.uint64)
+    mask = (np.int64(1) << half).astype(np.uint64) - np.uint64(1)
+    out = _network(values.astype(np.uint64), shift, mask, keys)
+    outside = np.flatnonzero(out >= limit)
+    while len(outside):
+        out[outside] = _network(out[outside], shift[outside], mask[outside], keys[outside])
+        outside = outside[out[outside] >= limit[outside]]
     return out.astype(np.int64)
+
+
+def _network(x: np.ndarray, shift: np.ndarray, mask: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    left, right = x >> shift, x & mask
+    for constant in ROUNDS:
+        left, right = right, left ^ (mix(right + keys + constant) & mask)
+    return left << shift | right
+
+
+M1, M2, S27, S30, S31 = (np.uint64(n) for n in (0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 27, 30, 31))
 
 
 def mix(x: np.ndarray) -> np.ndarray:
     """The finaliser of SplitMix64 (Steele, Lea and Flood 2014): every bit of uint64 `x` moves half of the output's."""
-    with np.errstate(over="ignore"):
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    x = (x ^ (x >> S30)) * M1
+    x = (x ^ (x >> S27)) * M2
+    return x ^ (x >> S31)

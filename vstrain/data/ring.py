@@ -15,13 +15,13 @@ import pickle
 import signal
 import sys
 import tempfile
-import threading
 import time
 import traceback
 import types
 import weakref
 from collections import Counter, deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
@@ -60,22 +60,28 @@ class Ring:
     def __iter__(self) -> Iterator[Batch]:
         if not len(self.plan):
             return
-        damaged: list[Damage] = []
         first = next(self.work.items(self.plan[0][:1], []))  # tells how large a slot must be
-        memory = Memory(self.workers, self._slot_bytes(first), self.workers * self.ahead + SPARE)
-        crew = [Worker(number, self.work, memory, self.timeout) for number in range(self.workers)]
-        starter = threading.Thread(target=lambda: [worker.start() for worker in crew], daemon=True)
-        starter.start()
+        starter = ThreadPoolExecutor(1, "start-data-workers")
+        starting = starter.submit(self._start, self._slot_bytes(first))
         try:
             # the trainer makes the first batch itself while the workers start
+            damaged: list[Damage] = []
             layout, words, block = fill(self.work, self.plan[0], damaged, fresh)
-            starter.join()
             yield Batch(layout.views(block), words, damaged)
-            yield from self._made_by(crew, memory)
+            del block
+            yield from self._made_by(*starting.result())
         finally:
-            starter.join()
-            for worker in crew:
-                worker.stop()
+            starter.shutdown()
+            if not starting.exception():
+                for worker in starting.result()[0]:
+                    worker.stop()
+
+    def _start(self, slot_bytes: int) -> tuple[list[Worker], Memory]:
+        memory = Memory(self.workers, slot_bytes, self.workers * self.ahead + SPARE)
+        crew = [Worker(number, self.work, memory, self.timeout) for number in range(self.workers)]
+        for worker in crew:
+            worker.start()
+        return crew, memory
 
     def _made_by(self, crew: list[Worker], memory: Memory) -> Iterator[Batch]:
         given = 1
