@@ -237,6 +237,21 @@ def test_what_prepare_refuses_and_what_it_makes_wrongly_is_damage(found, tmp_pat
     assert reasons["train007"] == "its image is uint8 (9, 16, 3), that of the others is uint8 (16, 16, 3)"
 
 
+def test_what_the_index_could_not_read_is_in_the_ledger(tmp_path, depth_shards):
+    (index,) = copied(depth_shards, tmp_path)
+    offset = index.members(12)["depth.pco"][0] - 512
+    with Path(index.shards[1]).open("r+b") as file:
+        file.seek(offset)
+        file.write(bytes(512))
+    index = Index.build(index.shards)
+    out = stream([index], ledger=tmp_path / "q.jsonl", max_damaged=0.1)
+    assert "train012" in {name for name, *_ in out}  # the picture is all that this `prepare` asks for
+    (line,) = rows(tmp_path / "q.jsonl")
+    assert line["key"] == f"at byte {offset}" and line["reason"].startswith("a damaged header")
+    with pytest.raises(DataError, match="more than the 0 that data.max_damaged allows"):
+        stream([index], ledger=tmp_path / "q2.jsonl", max_damaged=0.01)
+
+
 def test_more_damage_than_allowed_ends_the_run(tmp_path, depth_shards):
     (index,) = copied(depth_shards, tmp_path)
     for n in (2, 4, 6):

@@ -201,15 +201,33 @@ class Index:
         index._path = path
         return index
 
+    @staticmethod
+    def shard_names(path: Path) -> list[str]:
+        """File names of the shards that the index saved at `path` describes; empty when it is damaged."""
+        with Path(path).open("rb") as file:
+            head = file.read(24)
+            length = min(int.from_bytes(head[8:16], "little"), os.fstat(file.fileno()).st_size)
+            text = file.read(length) if head[:8] == MAGIC else b""
+        if len(head) < 24 or xxhash.xxh3_64_digest(text) != head[16:24]:
+            return []
+        return [name for name, _ in json.loads(text)["shards"]]
+
+    @classmethod
+    def saved(cls, urls: list) -> Index | None:
+        """The index beside these shards as it was saved, whether or not it still describes them; None if there is none."""
+        urls = [str(url) for url in urls]
+        path = _beside(urls) or _cached(urls)
+        return cls.load(path, urls) if path is not None else None
+
     @classmethod
     def open(cls, urls: list, progress=None) -> Index:
-        """The saved index when it matches the shards, else a new one, saved where that is allowed.
+        """The saved index when it matches the shards, else a new one, saved beside them, or where that is not allowed in
+        ~/.cache/vstrain.
 
         A shard that lost its end since keeps its index, so that every lost sample can be named; a shard of another
         size whose first sample differs was written anew, and the index is rebuilt."""
         urls = [str(url) for url in urls]
-        path = _local_copy(urls)
-        if path is not None:
+        for path in filter(None, (_beside(urls), _cached(urls))):
             try:
                 index = cls.load(path, urls)
                 if index.describes_shards():
@@ -217,8 +235,11 @@ class Index:
             except DataError as error:
                 log.warning("%s", error)
         index = cls.build(urls, progress)
-        with contextlib.suppress(PermissionError):
-            index.save(_cached_sidecar(urls) if storage.is_remote(urls[0]) else None)
+        for place in (
+            [_cached_sidecar(urls)] if storage.is_remote(urls[0]) else [Path(sidecar(urls)), _cached_sidecar(urls)]
+        ):
+            with contextlib.suppress(OSError):  # a folder where we may not write, or a full disk
+                return cls.load(index.save(place), urls)
         return index
 
     def describes_shards(self) -> bool:
@@ -256,16 +277,14 @@ def scan(url: str) -> Index:
     faults: list[tuple[str, int, str]] = []
     samples: dict[str, dict[str, tuple[int, int, int]]] = {}
     sizes: dict[str, tuple[int, int, int]] = {}
-    with _contents(url) as data:
+    with contents(url) as data:
         for found in tar.walk(data, url):
             if isinstance(found, tar.Fault):
                 faults.append((url, found.offset, found.reason))
                 continue
-            folder, slash, base = found.name.rpartition("/")
-            stem, dot, name = base.partition(".")
-            if not dot or not stem or not name:
+            key, name = split_name(found.name)
+            if not name:
                 continue
-            key, name = folder + slash + stem, name.lower()
             members = samples.setdefault(key, {})
             if name in members:
                 faults.append((url, found.offset, f"{found.name} is there twice; the second one is left out"))
@@ -277,6 +296,13 @@ def scan(url: str) -> Index:
                 sizes[key] = measured
         total = len(data)
     return _pack(url, total, samples, sizes, faults)
+
+
+def split_name(path: str) -> tuple[str, str]:
+    """(key, member name) of a file in a shard; the name is empty for a file that belongs to no sample."""
+    folder, slash, base = path.rpartition("/")
+    stem, _, name = base.partition(".")
+    return folder + slash + stem, name.lower() if stem else ""
 
 
 def _pack(url: str, total: int, samples: dict, sizes: dict, faults: list) -> Index:
@@ -306,7 +332,7 @@ def _pack(url: str, total: int, samples: dict, sizes: dict, faults: list) -> Ind
 
 
 @contextlib.contextmanager
-def _contents(url: str) -> Iterator:
+def contents(url: str) -> Iterator:
     """The bytes of a shard: mapped when it is a local file, downloaded when it is not."""
     if storage.is_remote(url):
         yield storage.get(url)
@@ -319,7 +345,9 @@ def _contents(url: str) -> Iterator:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
                 yield mapped
     except OSError as error:
-        raise DataError(f"{url}: cannot be read ({error.strerror}); allow it or bring it back, or give other shards") from error
+        raise DataError(
+            f"{url}: cannot be read ({error.strerror}); allow it or bring it back, or give other shards"
+        ) from error
 
 
 def sidecar(urls: list) -> str:
@@ -333,8 +361,8 @@ def _base(url: str) -> str:
     return str(url).rpartition("/")[2]
 
 
-def _local_copy(urls: list[str]) -> Path | None:
-    """A local file with the saved index, fetched from beside remote shards once; None if there is none."""
+def _beside(urls: list[str]) -> Path | None:
+    """The index beside the first shard, if there is one; that of remote shards is fetched once."""
     if not storage.is_remote(urls[0]):
         path = Path(sidecar(urls))
         return path if path.is_file() else None
@@ -345,6 +373,11 @@ def _local_copy(urls: list[str]) -> Path | None:
         except storage.StorageError:
             return None
     return path
+
+
+def _cached(urls: list[str]) -> Path | None:
+    path = _cached_sidecar(urls)
+    return path if not storage.is_remote(urls[0]) and path.is_file() else None
 
 
 def _cached_sidecar(urls: list[str]) -> Path:

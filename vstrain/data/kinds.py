@@ -8,6 +8,7 @@ y up, looking along -z), degrees, metres; points are (x, y) pixels with pixel ce
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, NotRequired, TypedDict
 
@@ -20,9 +21,13 @@ DepthSample = TypedDict(
         "jpg": NotRequired[np.ndarray],  # uint8 (H, W, 3); one of jpg, png, webp
         "png": NotRequired[np.ndarray],
         "webp": NotRequired[np.ndarray],
-        "depth.pco": np.ndarray,  # float32 (H, W): metres along the optical axis, or disparity; <= 0 or non-finite: invalid
+        # (H, W): metres along the optical axis, or disparity; <= 0 or non-finite: invalid. Pipelines write depth.pco, float32;
+        # read are also depth.png, depth.exr, depth.npy, depth.npz (vstrain.data.depth)
+        "depth.pco": np.ndarray,
         "mask.png": NotRequired[np.ndarray],  # uint8 (H, W): 0 invalid, else valid
-        "json": dict,  # {"unit": "depth" | "disparity", "look": "synthetic" | "real" | ..., "source": str, ...}
+        # {"unit": "depth" | "disparity", "look": "synthetic" | "real" | ..., "source": str, ...,
+        #  "depth_scale": float; needed for stored integers only: x depth_scale = metres or disparity}
+        "json": dict,
     },
 )
 
@@ -30,7 +35,7 @@ StorySample = TypedDict(
     "StorySample",
     {
         "__key__": str,
-        "mp4": np.ndarray,  # uint8 (T, H, W, 3), H.264, GOP 24: one long video of several shots
+        "mp4": np.ndarray,  # uint8 (T, H, W, 3), one long video of several shots; read as a vstrain.data.codecs.Clip
         # {"fps": float, "characters": {name: description}, "shots": [{"start": first frame, "end": one past the last,
         #  "caption": str, "characters": [name, ...], "activity": str, "background": str}]}
         "json": dict,
@@ -67,22 +72,55 @@ DragSample = TypedDict(
 )
 
 
+ImageSample = TypedDict(
+    "ImageSample",
+    {
+        "__key__": str,
+        "jpg": NotRequired[np.ndarray],  # uint8 (H, W, 3); one of jpg, png, webp
+        "png": NotRequired[np.ndarray],
+        "webp": NotRequired[np.ndarray],
+        "txt": NotRequired[str],  # caption
+        "json": NotRequired[dict],  # whatever else is known
+    },
+)
+
+ClipSample = TypedDict(
+    "ClipSample",
+    {
+        "__key__": str,
+        "mp4": np.ndarray,  # uint8 (T, H, W, 3); read as a vstrain.data.codecs.Clip
+        "txt": NotRequired[str],  # caption
+        "json": NotRequired[dict],  # whatever else is known; "fps" is used when an array is written
+    },
+)
+
+
 @dataclass(frozen=True)
 class Kind:
-    """`one_of`: alternatives for the picture; `required`: members that every sample has; `numbered`: name patterns with {}
+    """`required`: members that every sample has, "jpg|png" where one of several will do; `numbered`: name patterns with {}
     that must be there from 000 on; `optional`: the rest. Any other member is refused on writing."""
 
     name: str
     required: tuple[str, ...]
-    one_of: tuple[str, ...] = ()
     numbered: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
 
+    def __contains__(self, member: str) -> bool:
+        names = {name for names in self.required for name in names.split("|")} | set(self.optional)
+        pattern = re.sub(r"_\d{3}(?=\.)", "_{}", member)
+        return member in names or pattern in {name for name in (*self.numbered, *self.optional) if "{}" in name}
 
+
+PICTURE = "jpg|png|webp"
+SIZED = ("jpg", "png", "webp", "pco", "exr", "npy")  # members that are one picture or map
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind("depth", ("depth.pco", "json"), one_of=("jpg", "png", "webp"), optional=("mask.png",)),
+        Kind(
+            "depth",
+            (PICTURE, "depth.pco|depth.png|depth.exr|depth.npy|depth.npz", "json"),
+            optional=("mask.png",),
+        ),
         Kind("story", ("mp4", "json")),
         Kind(
             "multiview",
@@ -95,6 +133,8 @@ KINDS = {
             ("src.webp", "tgt.webp", "mask.png", "points.json", "meta.json"),
             optional=("mp4", "tracks.npz"),
         ),
+        Kind("image", (PICTURE,), optional=("txt", "json")),
+        Kind("clip", ("mp4",), optional=("txt", "json")),
     )
 }
 
@@ -102,8 +142,7 @@ KINDS = {
 def required(kind: str) -> list[str]:
     """Members that every sample of a kind has; "jpg|png|webp" stands for one of these."""
     spec = KINDS[kind]
-    names = [*spec.required, *(pattern.format("000") for pattern in spec.numbered)]
-    return names + ["|".join(spec.one_of)] if spec.one_of else names
+    return [*spec.required, *(pattern.format("000") for pattern in spec.numbered)]
 
 
 class SampleError(ValueError):
@@ -116,25 +155,19 @@ def check(kind: str, sample: dict[str, Any]) -> None:
     if not isinstance(key, str) or not key or "." in key or "/" in key:
         raise SampleError(f"sample key {key!r}: expected a name without dots and slashes")
     members = set(sample) - {"__key__"}
-    numbered = {
-        pattern.format(f"{i:03d}")
-        for pattern in (*spec.numbered, *spec.optional)
-        if "{}" in pattern
-        for i in range(1000)
-    }
-    allowed = {*spec.required, *spec.one_of, *spec.optional, *numbered}
-    if extra := sorted(members - allowed):
+    if extra := sorted(member for member in members if member not in spec):
         raise SampleError(f"sample {key}: member {extra[0]!r} does not belong to kind {kind!r}")
-    missing = [name for name in spec.required if name not in members]
-    missing += [pattern.format("000") for pattern in spec.numbered if pattern.format("000") not in members]
-    if spec.one_of and not members & set(spec.one_of):
-        missing.append(" or ".join(spec.one_of))
-    if missing:
-        raise SampleError(f"sample {key}: member {missing[0]} is missing (kind {kind!r})")
+    for names in required(kind):
+        first, *others = names.split("|")
+        if not members & {first, *others}:
+            instead = f"; {' or '.join(others)} would do" if others else ""
+            raise SampleError(f"sample {key}: member {first} is missing (kind {kind!r}{instead})")
     sizes = {
         name: sample[name].shape[:2]
         for name in members
-        if name.endswith(("jpg", "png", "webp", "pco")) and "_" not in name and not isinstance(sample[name], bytes)
+        if name.endswith(("jpg", "png", "webp", "pco", "exr", "npy"))
+        and "_" not in name
+        and not isinstance(sample[name], bytes)
     }
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{name} {h}x{w}" for name, (h, w) in sorted(sizes.items()))

@@ -48,6 +48,9 @@ class Loader:
 
     def __iter__(self) -> Iterator[dict]:
         pin = torch.cuda.is_available()
+        for reader in self.work.readers:
+            for shard, offset, reason in reader.index.faults:
+                self.quarantine.add(shard, f"at byte {offset}", reason)
         for arrays, words, damaged in self._batches():
             for shard, key, reason in damaged:
                 self.quarantine.add(shard, key, reason)
@@ -89,10 +92,15 @@ def train_batches(
     means: Means = Means(),  # noqa: B008
 ) -> Loader:
     """Micro-batches of this rank for `steps` optimiser steps, from the sample at position `start` on."""
+    if (samples := sum(map(len, indices))) < share.world:
+        raise DataError(
+            f"data.train.urls: {samples} samples for {share.world} ranks, a rank would train on copies; use at most {samples} "
+            "ranks, or give more data"
+        )
     stream = TrainStream(list(indices), list(weights), arrangement, batch_size)
     work = Work(stream, [Reader(index, means.storage) for index in indices], prepare, arrangement.seed)
     plan = TrainPlan(batch_size, accumulate, share, start, steps)
-    return Loader(work, plan, means, sum(map(len, indices)), skipped=start // batch_size * accumulate)
+    return Loader(work, plan, means, samples, skipped=start // batch_size * accumulate)
 
 
 def val_batches(

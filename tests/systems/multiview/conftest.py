@@ -116,7 +116,6 @@ def make_sample():
 @pytest.fixture
 def make_batch(make_sample):
     """A training batch of objects 0 .. count - 1."""
-    from vstrain.data.loader import collate
     from vstrain.systems.multiview.prepare import prepare
 
     def make(config: Config, count: int = 3, training: bool = False) -> dict[str, torch.Tensor]:
@@ -124,7 +123,8 @@ def make_batch(make_sample):
             {**prepare(make_sample(i), config, np.random.default_rng(i), training), "key": np.int64(1000 + i)}
             for i in range(count)
         ]
-        return collate(items)
+        batch = {name: torch.from_numpy(np.stack([item[name] for item in items])) for name in items[0]}
+        return batch | {"weight": torch.ones(count)}
 
     return make
 

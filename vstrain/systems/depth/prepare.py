@@ -5,32 +5,40 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from vstrain.data.depth import depth_member, depth_of
 from vstrain.data.kinds import SampleError
+from vstrain.data.reader import empty
 from vstrain.systems.depth.config import PATCH, Config
 
 SKY = "0: sky"  # a sample whose json says so under "invalid" marks its sky with depth 0
 
 
 def prepare(sample: dict, config: Config, rng: np.random.Generator, training: bool) -> dict[str, np.ndarray]:
-    """The item of a `depth` sample, S = config.image_size:
+    """The item of a `depth` sample, (H, W) = (S, S), S = config.image_size, or the shape of the sample's bucket:
 
-    image      uint8 (S, S, 3) RGB
-    disparity  float32 (S, S), [0, 1] by the range of the crop's valid pixels, 1 is nearest; 0 where invalid
-    valid      bool (S, S)
+    image      uint8 (H, W, 3) RGB
+    disparity  float32 (H, W), [0, 1] by the range of the crop's valid pixels, 1 is nearest; 0 where invalid
+    valid      bool (H, W)
     span       float32 (2,): the disparities that 0 and 1 stand for, in 1 / metre; of a sample that ships
                disparity (json: unit), over the largest of its map
 
-    Both sides are brought to S or more, then one S x S window is cut: random in training, the centre
-    otherwise. Raises SampleError for a sample without any valid pixel."""
-    image, (disparity, valid) = rgb(sample), raw_disparity(sample, config.sky)
-    image = resize_image(image, *network_size(*image.shape[:2], config.image_size), config.antialias)
-    disparity, valid = resize_label(disparity, image.shape), resize_label(valid, image.shape)
-    window = crop_window(image.shape, config.image_size, rng if training else None)
-    image, disparity, valid = image[window], disparity[window], valid[window]
+    The published rule brings both sides to S or more and cuts one S x S window: random in training, the centre
+    otherwise. Here the window is cut before it is resized, so nothing is computed that is thrown away; its edges
+    lie on whole pixels of the stored picture. Raises SampleError for a sample without any valid pixel."""
+    bucket = getattr(sample, "bucket", None)
+    size = (bucket.height, bucket.width) if bucket else (config.image_size, config.image_size)
+    picture, stored = rgb(sample), depth_of(sample)
+    window = source_window(stored.shape, size, rng if training else None)
+    image = empty(sample, "image", (*size, 3), np.uint8)
+    resize_into(image, picture[window], config.antialias)
+    stored, mask = resize_label(stored, window, size), sample.get("mask.png")
+    mask = None if mask is None else resize_label(mask, window, size)
+    disparity, valid = disparity_of(sample, stored, mask, config.sky)
     if training and rng.random() < config.flip:
-        image, disparity, valid = image[:, ::-1], disparity[:, ::-1], valid[:, ::-1]
+        cv2.flip(image, 1, dst=image)
+        disparity, valid = disparity[:, ::-1], valid[:, ::-1]
     disparity, span = min_max(disparity, valid)
-    return {"image": np.ascontiguousarray(image), "disparity": disparity, "valid": valid.copy(), "span": span}
+    return {"image": image, "disparity": disparity, "valid": valid, "span": span}
 
 
 def rgb(sample: dict) -> np.ndarray:
@@ -41,26 +49,39 @@ def rgb(sample: dict) -> np.ndarray:
     return np.stack([image] * 3, axis=2) if image.ndim == 2 else image[:, :, :3]
 
 
-def raw_disparity(sample: dict, sky: str) -> tuple[np.ndarray, np.ndarray]:
-    """(disparity float32, valid bool), (H, W): 1 / depth, or the stored disparity over its largest value. Under
-    sky=far, pixels known as sky are valid and have disparity 0."""
-    stored = sample["depth.pco"].astype(np.float32)
+def disparity_of(sample: dict, stored: np.ndarray, mask: np.ndarray | None, sky: str) -> tuple[np.ndarray, np.ndarray]:
+    """(disparity float32, valid bool) of a piece (h, w) of the stored map: 1 / depth, or the stored disparity over the
+    largest of the whole map. Under sky=far, pixels known as sky are valid and have disparity 0."""
+    stored = stored.astype(np.float32, copy=False)
     valid = np.isfinite(stored) & (stored > 0)
-    if "mask.png" in sample:
-        valid &= sample["mask.png"] > 0
-    if not valid.any():
-        raise SampleError(f"sample {sample['__key__']}: depth.pco has no valid pixel; leave this sample out")
-    marked = sky == "far" and sample["json"].get("invalid") == SKY
-    infinite = (stored == 0) & marked
-    safe = np.where(valid, stored, 1)
+    if mask is not None:
+        valid &= mask > 0
+    if not valid.any() and not _any_valid(sample):
+        raise SampleError(f"sample {sample['__key__']}: {depth_member(sample)} has no valid pixel; leave this sample out")
+    infinite = (stored == 0) if sky == "far" and sample["json"].get("invalid") == SKY else None
+    disparity = np.zeros(stored.shape, np.float32)
     match sample["json"]["unit"]:
         case "depth":
-            disparity = 1 / safe
+            np.divide(1, stored, out=disparity, where=valid)
         case "disparity":
-            disparity = safe / stored[valid].max()
+            np.divide(stored, _largest(sample), out=disparity, where=valid)
         case unit:
             raise SampleError(f"sample {sample['__key__']}: json unit {unit!r} is neither depth nor disparity")
-    return np.where(infinite, 0, disparity).astype(np.float32), valid | infinite
+    return disparity, valid if infinite is None else valid | infinite
+
+
+def _valid_map(sample: dict) -> np.ndarray:
+    whole = depth_of(sample)
+    valid = np.isfinite(whole) & (whole > 0)
+    return valid & (sample["mask.png"] > 0) if "mask.png" in sample else valid
+
+
+def _any_valid(sample: dict) -> bool:
+    return bool(_valid_map(sample).any())
+
+
+def _largest(sample: dict) -> np.float32:
+    return np.float32(depth_of(sample)[_valid_map(sample)].max())
 
 
 def network_size(height: int, width: int, lower: int) -> tuple[int, int]:
@@ -79,23 +100,48 @@ def resize_image(image: np.ndarray, height: int, width: int, antialias: bool) ->
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
 
-def resize_label(label: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """A float or bool map (h, w) to shape[:2] by the nearest pixel centre; dtype kept."""
-    resized = cv2.resize(label.astype(np.float32), shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-    return resized.astype(label.dtype)
+def resize_into(out: np.ndarray, image: np.ndarray, antialias: bool) -> None:
+    """uint8 (h, w, 3) to the size of `out`, uint8 (H, W, 3), cubic. `antialias` as in `resize_image`."""
+    height, width = out.shape[:2]
+    if antialias and image.shape[0] > 2 * height and image.shape[1] > 2 * width:
+        image = cv2.resize(image, (2 * width, 2 * height), interpolation=cv2.INTER_AREA)
+    cv2.resize(image, (width, height), dst=out, interpolation=cv2.INTER_CUBIC)
 
 
-def crop_window(shape: tuple[int, ...], side: int, rng: np.random.Generator | None) -> tuple[slice, slice]:
-    """A side x side window of a picture of `shape`: random, or the centre without `rng`."""
-    free = (shape[0] - side, shape[1] - side)
+def resize_label(label: np.ndarray, window: tuple[slice, slice], size: tuple[int, int]) -> np.ndarray:
+    """A window of a map to `size` by the nearest pixel centre; dtype kept."""
+    rows, columns = (
+        side.start + ((2 * np.arange(n) + 1) * (side.stop - side.start)) // (2 * n)
+        for side, n in zip(window, size, strict=True)
+    )
+    return label[rows[:, None], columns]
+
+
+def source_window(
+    shape: tuple[int, ...], size: tuple[int, int], rng: np.random.Generator | None
+) -> tuple[slice, slice]:
+    """The part of a picture of `shape` that fills `size` (height, width) after the published resize: random, or the centre
+    without `rng`. For a square the resize is that of `network_size`, for other shapes the aspect ratio is kept."""
+    height, width = shape[:2]
+    if size[0] == size[1]:
+        whole = network_size(height, width, size[0])
+    else:
+        scale = max(size[0] / height, size[1] / width)
+        whole = (height * scale, width * scale)
+    parts = [
+        min(side, max(1, round(n * side / full))) for n, side, full in zip(size, (height, width), whole, strict=True)
+    ]
+    free = (height - parts[0], width - parts[1])
     top, left = (f // 2 for f in free) if rng is None else (int(rng.integers(f + 1)) for f in free)
-    return slice(top, top + side), slice(left, left + side)
+    return slice(top, top + parts[0]), slice(left, left + parts[1])
 
 
 def min_max(disparity: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The map over [0, 1] (0 where invalid) and the (low, high) it had; a constant map becomes 0."""
     if not valid.any():
         return np.zeros_like(disparity), np.zeros(2, np.float32)
-    low, high = disparity[valid].min(), disparity[valid].max()
-    scaled = (disparity - low) / max(high - low, np.finfo(np.float32).tiny)
-    return np.where(valid, scaled, 0).astype(np.float32), np.array([low, high], np.float32)
+    low = disparity.min(where=valid, initial=np.inf)
+    high = disparity.max(where=valid, initial=-np.inf)
+    scaled = (disparity - low) * valid
+    scaled /= max(high - low, np.finfo(np.float32).tiny)
+    return scaled, np.array([low, high], np.float32)

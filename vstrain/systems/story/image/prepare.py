@@ -23,7 +23,7 @@ def prepare(sample: dict, config: Config, rng: np.random.Generator, training: bo
     rounds = -(-config.images // most)
     order = np.concatenate([rng.permutation(most) for _ in range(rounds)])[: config.images]
     picked = [group[i] for i in sorted(order)]
-    frames = np.stack([sample["mp4"][rng.integers(shot["start"], shot["end"])] for shot in picked])
+    frames = sample["mp4"][[rng.integers(shot["start"], shot["end"]) for shot in picked]]
     tokens = tokenizer(config.text)
     return {
         "images": fit(frames, config.size),
