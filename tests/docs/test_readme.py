@@ -78,7 +78,9 @@ def test_every_verb_is_in_the_table():
     assert set(VERBS) == set(re.findall(r"^\| `(\w+)`", README, re.MULTILINE)) - {"strategy"}
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/data.md", "docs/depth_corpus.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "CONTRIBUTING.md", *(f"docs/{page.name}" for page in ROOT.glob("docs/*.md"))]
+)
 def test_links_and_named_files_exist(document):
     text = (ROOT / document).read_text()
     for target in re.findall(r"\]\((?!http)([^)#]+)", text):

@@ -57,6 +57,23 @@ def test_ctrl_c_saves_and_a_resume_equals_the_undisturbed_run_bit_for_bit(whole,
     assert all(expected[name].tobytes() == found[name].tobytes() for name in expected)
 
 
+def test_a_resume_on_other_ranks_and_workers_goes_on_at_the_exact_sample(vstrain, toy_words, tmp_path):
+    """Stopped in mid-epoch on one rank, continued on two with data workers. Every step's loss is that of the undisturbed run,
+    so each step had the same samples; a stream that is one step late does not pass."""
+    undisturbed, elastic = tmp_path / "undisturbed", tmp_path / "elastic"
+    vstrain(*toy_words, f"run.dir={undisturbed}")
+    vstrain(*toy_words, f"run.dir={elastic}", code=75, TOY_SIGNAL_AT="5")
+    stopped_at = int((elastic / "checkpoints" / "last").resolve().name.removeprefix("step-"))
+    assert stopped_at == 5
+    vstrain("train", f"resume={elastic}", "trainer.devices=2", "data.workers=1")
+    losses = [{m["step"]: m["train/loss"] for m in metrics(run) if "train/loss" in m} for run in (undisturbed, elastic)]
+    assert losses[0].keys() == losses[1].keys()
+    late = [abs(losses[0][step] - losses[0][step + 1]) for step in range(6, 12)]
+    assert min(late) > 1e-4
+    for step, loss in losses[0].items():
+        assert losses[1][step] == pytest.approx(loss, rel=1e-5, abs=1e-6), step
+
+
 def test_a_damaged_checkpoint_is_passed_over_and_lines_are_not_doubled(whole, vstrain, tmp_path):
     """As after a power cut: state.json says running, the newest checkpoint is half-written, metrics run ahead of it."""
     import shutil

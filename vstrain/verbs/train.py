@@ -24,10 +24,12 @@ USAGE = """vstrain [train] experiment=NAME key=value …
   data=shards data.train.urls='[DIR/train-*.tar]' data.val.urls='[DIR/val-*.tar]'
   trainer.max_steps=N trainer.devices=N trainer.precision=32|bf16-mixed optim.lr=X seed=N strategy=auto|single|ddp
   logger=wandb   run.dir=PATH   site=NAME
-  resume=RUN_DIR                           go on with a run; trainer.* callbacks.* logger.* may change
+  resume=RUN_DIR                           go on with a run, on any number of devices and workers;
+                                           trainer.* callbacks.* logger.* may change
   -m key=a,b                               one run for every combination"""
 
-RESUMABLE = ("trainer.", "callbacks.", "logger.")  # what a resumed run may change
+READING = ("data.workers", "data.ahead", "data.timeout", "data.max_damaged", "data.cache")  # how, not what
+RESUMABLE = ("trainer.", "callbacks.", "logger.", *READING)  # what a resumed run may change
 
 
 def main(argv: list[str]) -> int:
