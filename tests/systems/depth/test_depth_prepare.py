@@ -5,8 +5,11 @@ import numpy as np
 import pytest
 
 from vstrain.data.buckets import Bucket
+from vstrain.data.index import Index
 from vstrain.data.keyed import rng
 from vstrain.data.kinds import SampleError
+from vstrain.data.reader import Reader
+from vstrain.data.writer import ShardWriter
 from vstrain.systems.depth.prepare import network_size, prepare, resize_image
 
 
@@ -145,6 +148,29 @@ def test_prepare_is_a_function_of_its_generator(make_config):
     a, b, c = (prepare(sample(), make_config(), rng(key, "prepare"), training=True) for key in (1, 1, 2))
     assert all(np.array_equal(a[name], b[name]) for name in a)
     assert not np.array_equal(a["image"], c["image"])
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+def test_a_large_jpeg_is_decoded_smaller_and_stays_in_place(make_config, tmp_path, factor):
+    """Read from a shard, where the decoder does the shrinking, against the whole picture shrunk afterwards."""
+    scene = sample(56 * factor + 10, 56 * factor + 40)
+    with ShardWriter(tmp_path, "train", "depth", jpeg_quality=98) as writer:
+        writer.write({**scene, "json": {"unit": "depth"}})
+    reader = Reader(Index.open([str(path) for path in tmp_path.glob("*.tar")]))
+    for draw in range(6):
+        stored = prepare(reader.read(0), make_config(antialias=True), rng(draw, "prepare"), training=True)
+        whole = prepare(scene, make_config(antialias=True), rng(draw, "prepare"), training=True)
+        assert np.array_equal(stored["disparity"], whole["disparity"])
+        assert np.abs(stored["image"].astype(int) - whole["image"]).max() <= 6
+        slope = 255 / (56 * factor + 39)  # of red, a stored column
+        assert abs(stored["image"][..., 0].astype(float).mean() - whole["image"][..., 0].mean()) < 0.5 * slope
+
+
+def test_a_picture_and_a_depth_of_different_sizes_are_refused(make_config):
+    with pytest.raises(SampleError, match="the picture has 70 x 90 pixels, its depth 70 x 88"):
+        prepare(
+            sample() | {"depth.pco": np.ones((70, 88), np.float32)}, make_config(), rng(0, "prepare"), training=True
+        )
 
 
 def test_pictures_are_resized_cubically_in_float():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from vstrain.data import codecs
 from vstrain.data.depth import depth_member, depth_of
 from vstrain.data.kinds import SampleError
 from vstrain.data.reader import empty
@@ -27,10 +28,10 @@ def prepare(sample: dict, config: Config, rng: np.random.Generator, training: bo
     lie on whole pixels of the stored picture. Raises SampleError for a sample without any valid pixel."""
     bucket = getattr(sample, "bucket", None)
     size = (bucket.height, bucket.width) if bucket else (config.image_size, config.image_size)
-    picture, stored = rgb(sample), depth_of(sample)
+    stored = depth_of(sample)
     window = source_window(stored.shape, size, rng if training else None)
     image = empty(sample, "image", (*size, 3), np.uint8)
-    resize_into(image, picture[window], config.antialias)
+    resize_into(image, cut_picture(sample, stored.shape, window, size, config.antialias), config.antialias)
     stored, mask = resize_label(stored, window, size), sample.get("mask.png")
     mask = None if mask is None else resize_label(mask, window, size)
     disparity, valid = disparity_of(sample, stored, mask, config.sky)
@@ -39,6 +40,24 @@ def prepare(sample: dict, config: Config, rng: np.random.Generator, training: bo
         disparity, valid = disparity[:, ::-1], valid[:, ::-1]
     disparity, span = min_max(disparity, valid)
     return {"image": image, "disparity": disparity, "valid": valid, "span": span}
+
+
+def cut_picture(
+    sample: dict, shape: tuple[int, int], window: tuple[slice, slice], size: tuple[int, int], antialias: bool
+) -> np.ndarray:
+    """The window of a sample's picture. With `antialias`, a JPEG that is much larger than needed is decoded at 1/2 or 1/4."""
+    if antialias and "jpg" in sample and hasattr(sample, "raw"):
+        enough = [-(-n * side // (part.stop - part.start)) for n, side, part in zip(size, shape, window, strict=True)]
+        image = codecs.decode_jpeg(sample.raw("jpg"), tuple(enough))
+    else:
+        image = rgb(sample)
+    factor = round(shape[0] / image.shape[0])
+    if factor not in (1, 2, 4) or image.shape[:2] != (-(-shape[0] // factor), -(-shape[1] // factor)):
+        raise SampleError(
+            f"sample {sample['__key__']}: the picture has {image.shape[0]} x {image.shape[1]} pixels, its depth {shape[0]} x "
+            f"{shape[1]}; both must be of one size"
+        )
+    return image[tuple(slice(part.start // factor, part.stop // factor) for part in window)]
 
 
 def rgb(sample: dict) -> np.ndarray:
@@ -57,7 +76,9 @@ def disparity_of(sample: dict, stored: np.ndarray, mask: np.ndarray | None, sky:
     if mask is not None:
         valid &= mask > 0
     if not valid.any() and not _any_valid(sample):
-        raise SampleError(f"sample {sample['__key__']}: {depth_member(sample)} has no valid pixel; leave this sample out")
+        raise SampleError(
+            f"sample {sample['__key__']}: {depth_member(sample)} has no valid pixel; leave this sample out"
+        )
     infinite = (stored == 0) if sky == "far" and sample["json"].get("invalid") == SKY else None
     disparity = np.zeros(stored.shape, np.float32)
     match sample["json"]["unit"]:
@@ -131,8 +152,11 @@ def source_window(
     parts = [
         min(side, max(1, round(n * side / full))) for n, side, full in zip(size, (height, width), whole, strict=True)
     ]
-    free = (height - parts[0], width - parts[1])
-    top, left = (f // 2 for f in free) if rng is None else (int(rng.integers(f + 1)) for f in free)
+    # where a picture may be decoded at 1/2 or 1/4, it and its full depth are cut at the same place
+    grid = 4 if parts[0] >= 2 * size[0] and parts[1] >= 2 * size[1] else 1
+    parts = [part - part % grid for part in parts]
+    free = [(side - part) // grid for side, part in zip((height, width), parts, strict=True)]
+    top, left = (grid * (f // 2 if rng is None else int(rng.integers(f + 1))) for f in free)
     return slice(top, top + parts[0]), slice(left, left + parts[1])
 
 
