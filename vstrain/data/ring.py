@@ -62,38 +62,20 @@ class Ring:
             return
         first = next(self.work.items(self.plan[0][:1], []))  # tells how large a slot must be
         starter = ThreadPoolExecutor(1, "start-data-workers")
-        starting = starter.submit(self._start, self._slot_bytes(first))
+        starting = starter.submit(Crew, self, self._slot_bytes(first))
         try:
             # the trainer makes the first batch itself while the workers start
             damaged: list[Damage] = []
             layout, words, block = fill(self.work, self.plan[0], damaged, fresh)
             yield Batch(layout.views(block), words, damaged)
             del block
-            yield from self._made_by(*starting.result())
+            crew = starting.result()
+            for number in range(1, len(self.plan)):
+                yield crew.take(number)
         finally:
             starter.shutdown()
             if not starting.exception():
-                for worker in starting.result()[0]:
-                    worker.stop()
-
-    def _start(self, slot_bytes: int) -> tuple[list[Worker], Memory]:
-        memory = Memory(self.workers, slot_bytes, self.workers * self.ahead + SPARE)
-        crew = [Worker(number, self.work, memory, self.timeout) for number in range(self.workers)]
-        for worker in crew:
-            worker.start()
-        return crew, memory
-
-    def _made_by(self, crew: list[Worker], memory: Memory) -> Iterator[Batch]:
-        given = 1
-        for number in range(1, len(self.plan)):
-            while given < len(self.plan) and memory.free:
-                worker = crew[given % len(crew)]
-                if len(worker.tasks) >= self.ahead:
-                    break
-                worker.give(Task(given, memory.free.popleft(), self.plan[given]))
-                given += 1
-            slot, layout, words, damaged = crew[number % len(crew)].take()
-            yield Batch(memory.hand_out(slot, layout), words, damaged)
+                starting.result().stop()
 
     def _slot_bytes(self, item: dict) -> int:
         nbytes = Layout.of(item, max(len(self.plan[0]), len(self.plan[-1]))).nbytes
@@ -102,6 +84,38 @@ class Ring:
             shapes = [bucket.height * bucket.width * max(1, bucket.frames) for bucket in buckets.buckets]
             nbytes = nbytes * max(shapes) // min(shapes)
         return nbytes + 4096
+
+
+class Crew:
+    """The workers of a ring, started and busy with the batches from number 1 on, and their memory."""
+
+    def __init__(self, ring: Ring, slot_bytes: int):
+        self.plan, self.ahead, self.given = ring.plan, ring.ahead, 1
+        self.memory = Memory(ring.workers, slot_bytes, ring.workers * ring.ahead + SPARE)
+        self.workers = [Worker(number, ring.work, self.memory, ring.timeout) for number in range(ring.workers)]
+        for worker in self.workers:
+            worker.start()
+        self.deal()
+
+    def deal(self) -> None:
+        """Give out batches in order, while there are free slots and the next worker has fewer than `ahead` of them."""
+        while self.given < len(self.plan) and self.memory.free:
+            worker = self.workers[self.given % len(self.workers)]
+            if len(worker.tasks) >= self.ahead:
+                return
+            worker.give(Task(self.given, self.memory.free.popleft(), self.plan[self.given]))
+            self.given += 1
+
+    def take(self, number: int) -> Batch:
+        self.deal()
+        slot, layout, words, damaged = self.workers[number % len(self.workers)].take()
+        batch = Batch(self.memory.hand_out(slot, layout), words, damaged)
+        self.deal()
+        return batch
+
+    def stop(self) -> None:
+        for worker in self.workers:
+            worker.stop()
 
 
 def fresh(nbytes: int) -> np.ndarray:
