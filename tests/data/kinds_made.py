@@ -27,9 +27,7 @@ def depth(n: int) -> dict:
 def story(n: int) -> dict:
     colours = np.array([[200, 30, 30], [30, 200, 30], [30, 30, 200]], np.uint8)
     frames = np.repeat(colours, 4, axis=0)[:, None, None] + np.zeros((12, 16, 16, 1), np.uint8)
-    shots = [
-        {"start": 4 * s, "end": 4 * s + 4, "caption": f"shot {s} of clip {n}", "characters": []} for s in range(3)
-    ]
+    shots = [{"start": 4 * s, "end": 4 * s + 4, "caption": f"shot {s} of clip {n}", "characters": []} for s in range(3)]
     return {"mp4": frames, "json": {"fps": 8.0, "characters": {}, "shots": shots}}
 
 

@@ -244,7 +244,9 @@ def test_half_a_depth_map_of_nan_is_sound(tmp_path):
 def test_valid_only_where_the_mask_is_zero(tmp_path):
     depth, mask = np.zeros((24, 24), np.float32), np.full((24, 24), 255, np.uint8)
     depth[:3], mask[:3] = 1, 0
-    report = check(made.write(tmp_path, "depth", 1, change=lambda n, x: x.update({"depth.pco": depth, "mask.png": mask})))
+    report = check(
+        made.write(tmp_path, "depth", 1, change=lambda n, x: x.update({"depth.pco": depth, "mask.png": mask}))
+    )
     assert [f.reason for f in report.findings] == [NO_DEPTH] * 4
     assert "only where mask.png is zero" in report.findings[0].detail[0]
 
@@ -254,6 +256,25 @@ def test_duplicate_keys(tmp_path):
     assert named(check(urls)) == [("train-000002.tar", made.key(0), s.DUPLICATE)]
     urls = made.write(tmp_path / "one", "depth", 1, change=lambda n, x: x.update(__key__=made.key(n % 3)))
     assert named(check(urls)) == [("train-000000.tar", made.key(0), s.TWICE)]
+
+
+def test_duplicates_beside_other_damage(tmp_path):
+    urls = made.write(tmp_path, "depth", change=lambda n, x: x.update(__key__=made.key(n % 10)))
+    flip(urls[2], places(urls[2])[made.key(9), "png"][0])
+    assert named(check(urls)) == [
+        ("train-000002.tar", made.key(9), s.HASH),
+        ("train-000002.tar", made.key(0), s.DUPLICATE),
+        ("train-000002.tar", made.key(1), s.DUPLICATE),
+    ]
+    flip(urls[2], places(urls[2])[made.key(0), "png"][0] - 500)  # still whole, by the index: one finding, not two
+    assert (
+        named(check(urls))[1:]
+        == named(check(urls, processes=2))[1:]
+        == [
+            ("train-000002.tar", made.key(0), s.DUPLICATE),
+            ("train-000002.tar", made.key(1), s.DUPLICATE),
+        ]
+    )
 
 
 def test_a_damaged_sample_does_not_make_its_namesake_a_duplicate(tmp_path):
@@ -340,7 +361,7 @@ def test_repair_keeps_what_is_intact(tmp_path, processes):
     assert tree(tmp_path / "source") == before
     again = tree(out)
     assert repair(urls, out, processes).text() == result.text() and tree(out) == again
-    left = {line["key"] for line in map(json.loads, (out / LEFT_OUT).read_text().splitlines()) if not line["kept"]}
+    left = {line["key"] for line in map(json.loads, (out / LEFT_OUT).read_text().splitlines())}
     assert left == {key for key in lost if int(key[1:]) < 28 or int(key[1:]) > 31} | {"", made.key(0)}
 
 
@@ -434,3 +455,65 @@ def test_nothing_intact(tmp_path):
     Path(urls[0]).write_bytes(b"")
     with pytest.raises(DataError, match="nothing in these shards is intact"):
         repair(urls, tmp_path / "out", 1)
+
+
+def test_shards_on_a_web_server(tmp_path, monkeypatch):
+    from functools import partial
+    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+    from threading import Thread
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *_: None)
+    paths = made.write(tmp_path / "source", "depth")
+    flip(paths[1], places(paths[1])[made.key(6), "png"][0])
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=tmp_path / "source"))
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        urls = [f"http://127.0.0.1:{server.server_port}/{Path(path).name}" for path in paths]
+        report = check(urls)
+        assert [(f.shard, f.key, f.reason) for f in report.findings] == [(urls[1], made.key(6), s.HASH)]
+        assert report.compared == 3
+        assert repair(urls, tmp_path / "out", 1).kept == 11
+    finally:
+        server.shutdown()
+    assert (tmp_path / "out" / "train-000000.tar").read_bytes() == Path(paths[0]).read_bytes()
+    assert check(sorted(map(str, (tmp_path / "out").glob("*.tar")))).sound
+
+
+def test_killed_reader_is_one_sentence(tmp_path, monkeypatch):
+    from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
+
+    def broken(*_):
+        raise BrokenProcessPool
+
+    monkeypatch.setattr(ProcessPoolExecutor, "map", broken)
+    with pytest.raises(DataError, match="fewer with processes="):
+        check(made.write(tmp_path, "depth"), processes=2)
+
+
+def test_random_damage_costs_only_the_samples_it_touches(tmp_path):
+    urls = made.write(tmp_path / "source", "drag", shards=2, each=6)
+    sound, original = Path(urls[0]).read_bytes(), members(urls)
+    where, rng = places(urls[0]), np.random.default_rng(0)
+    for round_ in range(40):
+        data = bytearray(sound)
+        touched = set()
+        for _ in range(int(rng.integers(1, 4))):
+            at, length = int(rng.integers(0, len(data))), int(rng.integers(1, 3000))
+            data[at : at + length] = rng.bytes(len(data[at : at + length]))
+            touched |= {k for (k, _), (off, size) in where.items() if off - tar.BLOCK < at + length and at < off + size}
+        if round_ % 4 == 3:
+            end = int(rng.integers(len(data) // 4, len(data)))
+            data = data[:end]
+            touched |= {k for (k, _), (off, size) in where.items() if off + size > end}
+        Path(urls[0]).write_bytes(data)
+        report = check(urls)
+        keys = [finding.key for finding in report.findings if finding.key]
+        assert len(keys) == len(set(keys)) and report.compared == 2
+        assert report.lost().get(urls[0], set()) <= touched
+        out = tmp_path / f"out{round_}"
+        repair(urls, out, 1)
+        shards = sorted(map(str, out.glob("*.tar")))
+        kept = members(shards)
+        assert check(shards).sound and kept == {key: original[key] for key in kept}
+        assert set(original) - set(kept) == report.lost().get(urls[0], set())

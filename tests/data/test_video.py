@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import struct
 from fractions import Fraction
 
 import av
@@ -188,6 +189,36 @@ def test_sound_alone_is_no_video():
         len(Clip(buffer.getvalue()))
 
 
+def turned(data: bytes, quarters: int) -> bytes:
+    """An MP4 with the matrix of its track set to `quarters` counter-clockwise (ISO 14496-12, tkhd version 0)."""
+    turned = bytearray(data)
+    at = data.find(b"tkhd") + 4 + 4 + 20 + 16
+    assert struct.unpack(">9i", data[at : at + 36])[0] == 1 << 16
+    cos, sin = (round(f(quarters * np.pi / 2)) << 16 for f in (np.cos, np.sin))
+    turned[at : at + 36] = struct.pack(">9i", cos, -sin, 0, sin, cos, 0, 0, 0, 1 << 30)
+    return bytes(turned)
+
+
+@pytest.mark.parametrize("quarters", [0, 1, 2, 3])
+def test_videos_of_phones_are_upright(quarters, monkeypatch):
+    data = codecs.encode("mp4", movie(frames=12))
+    upright = np.rot90(straight(data), quarters, axes=(1, 2))
+    data = turned(data, quarters)
+    for name in ("pyav", "torchcodec") if loads_torchcodec() else ("pyav",):
+        monkeypatch.setenv("VSTRAIN_VIDEO", name)
+        clip = codecs.decode("mp4", data)
+        assert clip.shape == upright.shape and (clip[[7, 2]] == upright[[7, 2]]).all()
+    assert codecs.picture_size("mp4", data) == upright.shape[:3]
+
+
+def loads_torchcodec() -> bool:
+    try:
+        import torchcodec  # noqa: F401
+    except (ImportError, RuntimeError):
+        return False
+    return True
+
+
 def test_the_decoder_can_be_chosen(monkeypatch):
     clip = Clip(encoded(movie(frames=3)))
     assert isinstance(clip.decoder, PyAV)
@@ -199,10 +230,10 @@ def test_the_decoder_can_be_chosen(monkeypatch):
 @pytest.mark.parametrize("name", ["gop 12, 3 B-frames", "4:4:4", "variable frame rate", "open groups", "webm vp9"])
 def test_both_decoders_give_the_same_pixels(name, monkeypatch):
     """Where torchcodec finds an FFmpeg. Another version of it than PyAV's may round colours otherwise."""
-    try:
-        import torchcodec
-    except (ImportError, RuntimeError):
+    if not loads_torchcodec():
         pytest.skip("torchcodec does not load here")
+    import torchcodec
+
     data = encoded(movie(), **FILES[name])
     ours = np.asarray(Clip(data)).astype(int)
     monkeypatch.setenv("VSTRAIN_VIDEO", "torchcodec")

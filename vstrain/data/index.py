@@ -67,7 +67,7 @@ class Index:
 
     def key(self, n: int) -> str:
         ends = self.arrays["key_end"]
-        return self.arrays["keys"][int(ends[n - 1]) if n else 0 : int(ends[n])].tobytes().decode()
+        return self.arrays["keys"][int(ends[n - 1]) if n else 0 : int(ends[n])].tobytes().decode("utf-8", "replace")
 
     def members(self, n: int) -> dict[str, tuple[int, int, int]]:
         """member name -> (offset in the shard, size, hash) of sample n."""

@@ -1,4 +1,6 @@
-"""`vstrain data PIPELINE key=value …`: a pipeline is a package of data_pipelines with config.py (Config) and run.py (run)."""
+"""`vstrain data PIPELINE key=value …` and `vstrain data index|verify|repair|inspect|stats URLS…`.
+
+A pipeline is a package of data_pipelines with config.py (Config) and run.py (run)."""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ import sys
 from vstrain.config.command import Command
 from vstrain.config.compose import CONF
 from vstrain.config.problems import ConfigError, InputError, Problem, nearest
+from vstrain.verbs import shards
 from vstrain.verbs.embedded import progress_bar
 
 
@@ -17,13 +20,13 @@ def pipelines() -> list[str]:
 
 def main(argv: list[str]) -> int:
     if not argv or argv[0] in ("--help", "-h"):
-        print("vstrain data PIPELINE key=value …\n")
-        for name in pipelines():
-            print(f"  {name:<16}{header(name)}")
+        print(usage())
         return 0
     name, words = argv[0], argv[1:]
+    if name in shards.TOOLS:
+        return shards.main(name, words)
     if name not in pipelines():
-        raise InputError(f"no pipeline {name!r}; {nearest(name, pipelines())}")
+        raise InputError(f"no pipeline or tool {name!r}; {nearest(name, [*pipelines(), *shards.TOOLS])}")
     if "--help" in words or "-h" in words:
         print((CONF / "pipeline" / f"{name}.yaml").read_text())
         return 0
@@ -36,6 +39,13 @@ def main(argv: list[str]) -> int:
         result = importlib.import_module(f"data_pipelines.{name}.run").run(config, advance)
     print(result.text, file=sys.stderr)
     return 0
+
+
+def usage() -> str:
+    lines = ["vstrain data PIPELINE key=value …     make shards", ""]
+    lines += [f"  {name:<16}{header(name)}" for name in pipelines()]
+    lines += ["", "vstrain data TOOL URLS… key=value …   look at shards", ""]
+    return "\n".join(lines + [f"  {name:<16}{tool.text}" for name, tool in shards.TOOLS.items()])
 
 
 def header(name: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
@@ -20,15 +20,17 @@ import numpy as np
 from vstrain.data.kinds import SampleError
 
 GOP = 24
+AT_ONCE = 64  # frames that are decoded together when a clip is gone through
 EXTENSIONS = ("mp4", "webm", "mkv", "avi", "mov")
+WITHOUT_B_FRAMES = {"bf": "0", "mbtree": "0"}  # with mbtree x264 then writes other bytes in other processes
 HIDDEN_FRAMES = ("vp8",)  # codecs some of whose packets show nothing: frames must be counted by decoding
 
 
 class Clip(Sequence):
     """A video as if it were an array uint8 (T, H, W, 3) RGB: clip[i], clip[a:b:c], clip[[i, j, …]], np.asarray(clip).
 
-    Opened at the first use, so damage is found then: SampleError. An index beyond the end is an IndexError. Pixels as they
-    are stored: a rotation in the file's head is not applied. Not for several threads at once; picklable."""
+    Opened at the first use, so damage is found then: SampleError. An index beyond the end is an IndexError. Frames are
+    turned as the file's head says (phones). Not for several threads at once; picklable."""
 
     dtype, ndim = np.dtype(np.uint8), 4
 
@@ -47,7 +49,7 @@ class Clip(Sequence):
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        return len(self), self.decoder.height, self.decoder.width, 3
+        return len(self), *self.decoder.size, 3
 
     @property
     def fps(self) -> float:
@@ -64,6 +66,10 @@ class Clip(Sequence):
             index = np.asarray(index)
             return self.frames(np.flatnonzero(index) if index.dtype == bool else index)
         return self.frames([index])[0]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for start in range(0, len(self), AT_ONCE):
+            yield from self[start : start + AT_ONCE]
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         return self[:].astype(dtype or np.uint8, copy=False)
@@ -101,7 +107,6 @@ class PyAV:
             raise SampleError(f"its video cannot be opened ({error})") from error
         self.context = self.stream.codec_context
         self.context.thread_count = 1
-        self.height, self.width = self.context.height, self.context.width
         self.fps = float(self.stream.average_rate or self.stream.guessed_rate or 0)
         if not self.packets or any(packet.is_corrupt for packet in self.packets):
             raise SampleError("its video is cut off or damaged")
@@ -111,6 +116,11 @@ class PyAV:
         if not self._has_open_groups():
             self.context.options = {"err_detect": "explode"}
         self.length = len(self.times) if self.by_time else sum(1 for _ in self._decode(0, len(self.packets)))
+
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        """(height, width), as the first frame is shown."""
+        return self.frames([0]).shape[1:3]
 
     def _has_open_groups(self) -> bool:
         """Whether frames after a keyframe in the file are shown before it. Started there, the decoder cannot make these,
@@ -127,6 +137,8 @@ class PyAV:
         found = dict(self._by_time(wanted) if self.by_time else self._by_counting(wanted))
         if missing := [n for n in wanted if n not in found]:
             raise SampleError(f"frame {missing[0]} of its video does not decode; the file is cut off or damaged")
+        if len({frame.shape for frame in found.values()}) > 1:
+            raise SampleError("its video changes its size on the way")
         return np.stack([found[n] for n in wanted])
 
     def _by_counting(self, wanted: list[int]):
@@ -162,9 +174,14 @@ class PyAV:
             self.context.flush_buffers()
 
     def _pixels(self, frame) -> np.ndarray:
-        if (frame.height, frame.width) != (self.height, self.width) or frame.is_corrupt:
-            raise SampleError("its video is damaged, or changes its size on the way")
-        return frame.to_ndarray(format="rgb24")
+        if frame.is_corrupt:
+            raise SampleError("its video is damaged")
+        return np.rot90(frame.to_ndarray(format="rgb24"), quarter_turns(frame))
+
+
+def quarter_turns(frame) -> int:
+    """By how many quarters, counter-clockwise, the file's head wants an av.VideoFrame to be turned."""
+    return round(frame.rotation / 90) % 4
 
 
 class TorchCodec:
@@ -183,7 +200,7 @@ class TorchCodec:
         except (RuntimeError, ValueError) as error:
             raise SampleError(f"its video cannot be opened ({error})") from error
         about = self.video.metadata
-        self.length, self.height, self.width = about.num_frames, about.height, about.width
+        self.length, self.size = about.num_frames, (about.height, about.width)
         self.fps = float(about.average_fps or 0)
 
     def frames(self, wanted: list[int]) -> np.ndarray:
@@ -196,7 +213,7 @@ class TorchCodec:
 DECODERS = {"pyav": PyAV, "torchcodec": TorchCodec}
 
 
-def encode_video(frames: np.ndarray, fps: float) -> bytes:
+def encode_video(frames: np.ndarray | Clip, fps: float) -> bytes:
     """uint8 (T, H, W, 3) as H.264 in MP4: closed groups of at most GOP frames without B-frames, the index in front."""
     import av
 
@@ -205,7 +222,7 @@ def encode_video(frames: np.ndarray, fps: float) -> bytes:
             stream = container.add_stream(
                 "libx264",
                 rate=Fraction(fps).limit_denominator(1001),
-                options={"crf": "16", "g": str(GOP), "bf": "0", "flags": "+cgop", "threads": "1"},
+                options={"crf": "16", "g": str(GOP), "flags": "+cgop", "threads": "1", **WITHOUT_B_FRAMES},
             )
             stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv444p"
             for frame in frames:
@@ -215,10 +232,13 @@ def encode_video(frames: np.ndarray, fps: float) -> bytes:
 
 
 def video_size(data: bytes) -> tuple[int, int, int]:
-    """(frames, height, width) from the head; packets are counted where the container does not say."""
+    """(frames, height, width) as the first frame is shown; packets are counted where the head does not say how many."""
     import av
 
     with av.open(io.BytesIO(data)) as container:
         stream = container.streams.video[0]
         frames = stream.frames or sum(1 for packet in container.demux(stream) if packet.size)
-        return frames, stream.height, stream.width
+    with av.open(io.BytesIO(data)) as container:
+        frame = next(container.decode(video=0))
+        size = (frame.height, frame.width) if quarter_turns(frame) % 2 == 0 else (frame.width, frame.height)
+        return frames, *size
