@@ -370,6 +370,34 @@ def test_no_worker_and_no_shared_memory_stays_behind(found):
     assert len([name for name in names if "forkserver" in name]) <= 1 and shared_files() <= before
 
 
+def private_megabytes(index: Index, workers: int) -> float:
+    """Memory that each data worker has for itself alone, on average, in the middle of its work."""
+    iterator = iter(batches([index], workers=workers, steps=12 * workers, arrangement=Arrangement(0, 1024)))
+    for _ in range(4 * workers):
+        next(iterator)
+    own = [
+        p.memory_full_info().uss for p in psutil.Process().children(recursive=True) if "forkserver" in p.cmdline()[-1]
+    ]
+    iterator.close()
+    return sum(sorted(own)[-workers:]) / workers / 1e6
+
+
+def test_workers_share_one_index(found, tmp_path):
+    """A million samples a worker: the index is 60 MB on disk, mapped by all of them and copied by none."""
+    small, n = found[0], 1_000_000
+    rows = np.arange(n) % 9  # the samples of the first shard, over and over
+    members = (small.first[rows][:, None] + np.arange(3, dtype=np.uint64)).ravel()
+    arrays = {name: small.arrays[name][rows] for name in ("shard", "schema", "width", "height", "frames")}
+    arrays |= {name: small.arrays[name][members] for name in ("block", "size", "hash")}
+    keys = np.tile(np.frombuffer(b"trainsample", np.uint8), n)
+    arrays |= {"first": np.arange(n, dtype=np.uint64) * 3, "keys": keys}
+    arrays["key_end"] = (np.arange(n, dtype=np.uint64) + 1) * 11
+    path = Index(small.shards, small.sizes, small.schemas, arrays, []).save(tmp_path / "large.vstrain-index")
+    large = Index.load(path, small.shards)
+    assert path.stat().st_size > 60e6 and len(large) == n
+    assert private_megabytes(large, 4) < private_megabytes(small, 4) + 15
+
+
 def test_too_little_shared_memory_is_said_at_once(found, monkeypatch):
     import errno
 
