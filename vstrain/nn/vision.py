@@ -16,14 +16,15 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 
 
 class VisionEncoder(nn.Module):
-    """CLIP's vision transformer, always frozen; its last hidden states.
+    """CLIP's vision transformer, always frozen.
 
-    forward: pixels (B, 3, H, W) in [-1, 1] -> (B, 1 + patches, width), the class token first.
+    forward: pixels (B, 3, H, W) in [-1, 1] -> hidden states (B, 1 + patches, width), the class token first.
+    layer: which hidden states, -1 the last.
     """
 
-    def __init__(self, config: Vision):
+    def __init__(self, config: Vision, layer: int = -1):
         super().__init__()
-        self.size = config.size
+        self.size, self.layer = config.size, layer
         shape = CLIPVisionConfig(
             image_size=config.size,
             patch_size=config.patch,
@@ -53,4 +54,5 @@ class VisionEncoder(nn.Module):
         mean, std = (pixels.new_tensor(x)[:, None, None] for x in (CLIP_MEAN, CLIP_STD))
         side = (self.size, self.size)
         resized = F.interpolate(pixels, side, mode="bicubic", antialias=True, align_corners=False)
-        return self.model(pixel_values=((resized + 1) / 2 - mean) / std).last_hidden_state
+        normalised = ((resized + 1) / 2 - mean) / std
+        return self.model(pixel_values=normalised, output_hidden_states=True).hidden_states[self.layer]

@@ -54,7 +54,7 @@ TINY = dict(
         gradient_checkpointing=False,
     ),
     text=dict(name="tiny", path=None, length=8, vocab=64, width=16, layers=1, heads=2),
-    vision=dict(name="tiny", path=None, size=16, patch=8, width=16, layers=2, heads=2),
+    vision=dict(name="random", path=None, size=16, patch=8, width=16, layers=2, heads=2),
     resampler=dict(width=16, depth=1, heads=2, head_width=8, queries=3),
     augment=OFF,
     dropout=dict(everything=0.1, text=0.1, pictures=0.05),

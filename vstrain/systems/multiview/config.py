@@ -15,7 +15,7 @@ from vstrain.config.schema import (
     SystemConfig,
 )
 from vstrain.diffusion.config import Codec, Diffusion
-from vstrain.nn.config import Text
+from vstrain.nn.config import Text, Vision
 
 
 class UNet(Strict):
@@ -43,18 +43,6 @@ class UNet(Strict):
                     f" and of unet.head_width={self.head_width}"
                 )
         return self
-
-
-class Vision(Strict):
-    """The frozen picture encoder: `clip` is read from disk, `tiny` keeps its random weights."""
-
-    name: Literal["tiny", "clip"]
-    path: str | None  # clip: folder with a CLIP vision model in the transformers layout
-    size: PositiveInt  # pictures are resized to size x size pixels
-    patch: PositiveInt
-    width: PositiveInt
-    layers: PositiveInt
-    heads: PositiveInt
 
 
 class Resampler(Strict):

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from vstrain.nn.attention import require
 from vstrain.nn.text import TextEncoder
+from vstrain.nn.vision import VisionEncoder
 from vstrain.systems.multiview.attention import Bank, Frames, PictureAttention, install
 from vstrain.systems.multiview.cameras import CODE_WIDTH
 from vstrain.systems.multiview.config import Config
 from vstrain.systems.multiview.objective import Conditions
-from vstrain.systems.multiview.vision import VisionEncoder
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class MultiviewUNet(nn.Module):
         self.picture_tokens = config.picture_tokens
         self.unet = build_unet(config)
         self.text_encoder = TextEncoder(config.text)
-        self.vision_encoder = VisionEncoder(config.vision)
+        self.vision_encoder = VisionEncoder(config.vision, layer=-2)  # the second to last, spec section 4.3
         self.resampler = IPAdapterPlusImageProjection(
             embed_dims=config.vision.width,
             output_dims=config.text.width,
