@@ -26,7 +26,7 @@ class Config(Execution):
 
     # the data set
     val_fraction: Annotated[float, Field(ge=0, lt=1)]  # of a source that names no splits
-    limit: PositiveInt | None  # the first so many rows
+    limit: PositiveInt | None  # the first so many rows, of each split where the source names splits
     seed: NonNegativeInt  # keys the split
     shard_samples: (
         PositiveInt | None

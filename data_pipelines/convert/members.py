@@ -14,6 +14,7 @@ from PIL import Image
 from data_pipelines.convert.sources import BadRow
 from data_pipelines.depth_corpus.readers import EXIF_ORIENTATION, ReadError, read_image, turn
 from vstrain.data import codecs
+from vstrain.data.codecs.video import encode_video
 from vstrain.data.kinds import SampleError
 
 SIGNS = {"jpg": (0, b"\xff\xd8\xff"), "png": (0, b"\x89PNG\r\n\x1a\n"), "webp": (8, b"WEBP"), "mp4": (4, b"ftyp")}
@@ -120,7 +121,7 @@ def _video(cell: Cell) -> Any:
         if _form(data) == "mp4":
             return data
         cell.notes.append("encoded anew as mp4")
-        return codecs.encode("mp4", np.asarray(clip), fps=clip.fps)
+        return encode_video(clip, clip.fps)
     except (SampleError, IndexError) as error:
         raise cell.refuse("unreadable video", str(error)) from error
 

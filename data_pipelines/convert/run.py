@@ -1,6 +1,6 @@
 """`vstrain data convert`: other people's data sets, as shards of any kind.
 
-find the source (sources) -> check the columns -> split the rows -> make each sample (members) in the tasks of a production.
+find the source (find, sources) -> check the columns -> split the rows -> make each sample (members) in the tasks of a production.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import NamedTuple
 import xxhash
 
 from data_pipelines.convert.config import Config
+from data_pipelines.convert.find import find
 from data_pipelines.convert.members import Cell, member
-from data_pipelines.convert.sources import BadRow, Source, Tars, find
+from data_pipelines.convert.sources import BadRow, Source, Tars
 from data_pipelines.executors import Execution
 from data_pipelines.production.folder import REJECTED
 from data_pipelines.production.plan import Made, Outcome, Plan, Rejected, Total
@@ -158,19 +159,19 @@ def _split(source: Source, config: Config) -> tuple[dict[str, list[Row]], int]:
     keys = source.keys()
     if not keys:
         raise InputError(f"{source.name}: has no rows; give a data set that has some")
-    rows = [Row(number, key) for number, key in enumerate(keys[: config.limit])]
     named = any(part.split for part in source.parts)
+    cut = keys if named else keys[: config.limit]
+    spots = [] if named else [_spot(config.seed, key) for key in cut]
+    smallest = min(spots, default=1.0) if config.val_fraction > 0 and len(cut) > 1 else None
     inputs: dict[str, list[Row]] = {"train": [], "val": []}
-    spots = [] if named else [_spot(config.seed, row.key) for row in rows]
-    smallest = min(spots, default=1.0) if config.val_fraction > 0 and len(rows) > 1 else 0.0
-    for row in rows:
+    for number, key in enumerate(cut):
         if named:
-            split = source.place(row.number)[0].split or "train"
+            split = source.place(number)[0].split or "train"
         else:
-            spot = spots[row.number]
-            split = "val" if spot < config.val_fraction or spot == smallest else "train"
-        inputs[split].append(row)
-    return inputs, len(keys) - len(rows)
+            split = "val" if spots[number] < config.val_fraction or spots[number] == smallest else "train"
+        if not named or config.limit is None or len(inputs[split]) < config.limit:
+            inputs[split].append(Row(number, key))
+    return inputs, len(keys) - sum(map(len, inputs.values()))
 
 
 def _spot(seed: int, key: str) -> float:

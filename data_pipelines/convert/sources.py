@@ -1,10 +1,9 @@
 """Where rows come from. A source knows its columns and gives the values of one row; opened files stay in each process.
 
-`find` chooses the source by what is there. All sources are small, picklable descriptions."""
+All sources are small, picklable descriptions."""
 
 from __future__ import annotations
 
-import glob
 import re
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -14,19 +13,10 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import xxhash
-
-from data_pipelines.convert.config import Config
-from data_pipelines.depth_corpus.pairs import SPLITS
-from data_pipelines.depth_corpus.saved import is_saved
 from data_pipelines.production.plan import Rejected
 from vstrain.config.problems import InputError
-from vstrain.data import storage
 from vstrain.data.index import Index
 from vstrain.data.reader import DamagedSample, Reader
-
-STATS = "_stats.json"  # what img2dataset and video2dataset write when a shard is finished
-EXPECTED = "expected a folder saved by datasets, .tar shards, .parquet files, or a name on the hub with streaming=true"
 
 
 class BadRow(Exception):
@@ -78,8 +68,13 @@ class Saved(Source):
     """A folder that Hugging Face `datasets` saved with save_to_disk."""
 
     def get(self, row: int, columns: list[str]) -> dict[str, Any]:
+        import pyarrow as pa
+
         part, number = self.place(row)
-        return _saved_table(self.name, part.name, tuple(columns))[number]
+        try:
+            return _saved_table(self.name, part.name, tuple(columns))[number]
+        except pa.ArrowException as error:
+            raise BadRow("damaged file", f"{self.name}: row {row} cannot be read ({error}); save it again") from error
 
 
 class Parquet(Source):
@@ -124,101 +119,6 @@ class Stream(Source):
         return _cursor(self.name, part.name, tuple(columns)).get(number)
 
 
-def find(config: Config) -> Source:
-    if config.streaming:
-        return _find_stream(config)
-    sources = config.sources
-    path = Path(sources[0]).expanduser() if len(sources) == 1 else None
-    if path and path.is_dir():
-        if is_saved(path):
-            return _find_saved(path)
-        if tars := sorted(path.rglob("*.tar")):
-            return _find_tars(str(path), [str(tar) for tar in tars])
-        if files := sorted(path.rglob("*.parquet")):
-            return _find_parquet(str(path), files)
-        raise InputError(f"{path}: holds no data set that can be read; {EXPECTED}")
-    if path and path.suffix == ".parquet" and path.is_file():
-        return _find_parquet(str(path), [path])
-    if all(
-        storage.is_remote(one) or glob.has_magic(one) or one.split("?")[0].endswith((".tar", "}")) for one in sources
-    ):
-        return _find_tars(", ".join(sources), storage.expand(sources))
-    raise InputError(f"{', '.join(sources)}: no such source; {EXPECTED}")
-
-
-# ---- finding ------------------------------------------------------------------------------------------------------
-
-
-def _find_saved(path: Path) -> Source:
-    tables = _saved(str(path))
-    columns = {name: None for table in tables.values() for name in table.column_names}
-    parts = tuple(Part(name, len(table), SPLITS.get(name.lower())) for name, table in tables.items())
-    prints = "".join(table._fingerprint for table in tables.values())
-    return Saved(str(path), parts, tuple(columns), xxhash.xxh3_64_hexdigest(prints))
-
-
-def _find_parquet(name: str, files: list[Path]) -> Source:
-    import pyarrow.parquet as parquet
-
-    parts, columns, sizes = [], {}, []
-    for path in files:
-        try:
-            about = parquet.ParquetFile(path)
-        except Exception as error:  # pyarrow raises several types
-            raise InputError(f"{path}: is not a parquet file ({error}); remove it or write it again") from error
-        parts.append(Part(str(path), about.metadata.num_rows, _split_of(path.name)))
-        columns |= dict.fromkeys(about.schema_arrow.names)
-        sizes.append(f"{path.name} {path.stat().st_size}")
-    return Parquet(name, tuple(parts), tuple(columns), xxhash.xxh3_64_hexdigest("\n".join(sizes)))
-
-
-def _find_tars(name: str, urls: list[str]) -> Source:
-    """Shards that img2dataset or video2dataset has not finished are left out, if it has finished any."""
-    finished = {url for url in urls if not storage.is_remote(url) and Path(url[: -len(".tar")] + STATS).is_file()}
-    rejected = tuple(
-        Rejected(
-            url, "unfinished shard", f"{url}: has no {STATS} as others have; let the download end and convert anew"
-        )
-        for url in urls
-        if finished and url not in finished
-    )
-    urls = [url for url in urls if not finished or url in finished]
-    index = Index.open(urls)
-    rejected += tuple(
-        Rejected(f"{url} at {offset}", "damaged tar", f"{url}: at byte {offset}: {reason}")
-        for url, offset, reason in index.faults
-    )
-    counts = (index.shard_starts[1:] - index.shard_starts[:-1]).tolist()
-    parts = tuple(Part(url, rows, _split_of(url)) for url, rows in zip(urls, counts, strict=True))
-    columns = {member: None for schema in index.schemas for member in schema}
-    return Tars(name, parts, tuple(columns), index.fingerprint, rejected)
-
-
-def _find_stream(config: Config) -> Source:
-    name = config.sources[0]
-    if len(config.sources) > 1:
-        raise InputError(
-            f"source: streaming=true takes one data set, not {len(config.sources)}; convert them one by one"
-        )
-    address = f"{name}:{config.subset}" if config.subset else name
-    streams = _streams(address)
-    parts, columns = [], {}
-    for split, stream in streams.items():
-        known = stream.info.splits and stream.info.splits.get(split)
-        rows = known.num_examples if known and known.num_examples else config.limit
-        if not rows:
-            raise InputError(f"{name}: does not say how many rows its {split} has; give limit=, the number to take")
-        parts.append(Part(split, rows, SPLITS.get(split.lower())))
-        columns |= dict.fromkeys(stream.column_names or next(iter(stream), {}))
-    return Stream(address, tuple(parts), tuple(columns), str([(part.name, part.rows) for part in parts]))
-
-
-def _split_of(name: str) -> str | None:
-    """The split in a file name such as train-00000.tar, also in capitals."""
-    words = re.split(r"[^a-z]+", name.rpartition("/")[2].lower())
-    return SPLITS.get(words[0])
-
-
 # ---- opening, once in each process ----------------------------------------------------------------------------------
 
 
@@ -231,7 +131,7 @@ def _datasets():
 
 
 @lru_cache(maxsize=2)
-def _saved(folder: str) -> dict[str, Any]:
+def open_saved(folder: str) -> dict[str, Any]:
     datasets = _datasets()
     try:
         loaded = datasets.load_from_disk(folder)
@@ -243,7 +143,7 @@ def _saved(folder: str) -> dict[str, Any]:
 
 @lru_cache(maxsize=4)
 def _saved_table(folder: str, split: str, columns: tuple[str, ...]):
-    return _saved(folder)[split].select_columns(list(columns))
+    return open_saved(folder)[split].select_columns(list(columns))
 
 
 def _undecoded(table):
@@ -282,7 +182,7 @@ def _reader(parts: tuple[Part, ...]) -> Reader:
 
 
 @lru_cache(maxsize=2)
-def _streams(address: str) -> dict[str, Any]:
+def open_streams(address: str) -> dict[str, Any]:
     datasets = _datasets()
     name, _, subset = address.partition(":")
     try:
@@ -317,4 +217,10 @@ class _Cursor:
 
 @lru_cache(maxsize=2)
 def _cursor(address: str, split: str, columns: tuple[str, ...]) -> _Cursor:
-    return _Cursor(_streams(address)[split].select_columns(list(columns)))
+    return _Cursor(open_streams(address)[split].select_columns(list(columns)))
+
+
+def forget() -> None:
+    """Close what an earlier run in this process opened: other data may lie there now."""
+    for opened in (open_saved, _saved_table, _group_starts, _group, _reader, open_streams, _cursor):
+        opened.cache_clear()

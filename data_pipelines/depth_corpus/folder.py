@@ -44,7 +44,9 @@ def find(source: Path, config: Config) -> Found:
     """The pairs below `source`. Raises InputError when there is nothing to pair or more than one way to."""
     files = _walk(source)
     if not files:
-        raise InputError(f"{source}: the folder is empty; expected images with depth files (layouts: docs/depth_corpus.md)")
+        raise InputError(
+            f"{source}: the folder is empty; expected images with depth files (layouts: docs/depth_corpus.md)"
+        )
     if config.image_pattern:
         roles, other = _by_pattern(files, config)
         how = f"by image_pattern={config.image_pattern} and depth_pattern={config.depth_pattern}"

@@ -18,7 +18,7 @@ from data_pipelines.production.folder import SUMMARY
 from data_pipelines.production.plan import Made, Plan
 from data_pipelines.production.produce import produce
 
-VERSION = 4  # raise it when the same config would render other pictures
+VERSION = 5  # raise it when the same config would render other pictures
 SHARD_BYTES, JPEG_QUALITY = 400_000_000, 92
 
 Progress = Callable[[str, int, int], None]  # (split, samples done, samples in all)

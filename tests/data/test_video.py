@@ -177,6 +177,28 @@ def test_damage_is_found_where_it_is():
         clip[30]
 
 
+def test_any_damage_gives_frames_or_one_sentence():
+    """Whatever bytes: a loader can quarantine a SampleError and nothing else."""
+    rng = np.random.default_rng(9)
+    frames = movie(frames=12)
+    names = ["gop 12, 3 B-frames", "open groups", "webm vp9", "webm vp8 with hidden frames", "avi without times"]
+    files = [codecs.encode("mp4", frames), *(encoded(frames, **FILES[name]) for name in names)]
+    sentences = 0
+    for n in range(120):
+        data = bytearray(files[n % len(files)])
+        for _ in range(rng.integers(1, 8)):
+            at = int(rng.integers(len(data) if n % 3 else 1500))
+            data[at : at + int(rng.integers(1, 5))] = rng.bytes(int(rng.integers(0, 5)))
+        try:
+            clip = Clip(bytes(data))
+            assert np.asarray(clip).shape == clip.shape and clip.fps >= 0
+        except SampleError as error:
+            assert "its video" in str(error) and "\n" not in str(error)
+            sentences += 1
+        codecs.picture_size("mp4", bytes(data))
+    assert 40 < sentences < 120
+
+
 def test_sound_alone_is_no_video():
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:

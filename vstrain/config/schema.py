@@ -36,7 +36,9 @@ class SystemConfig(Strict):
 
 
 class Split(Strict):
-    urls: list[str] | None = None  # shards: paths or addresses (s3://, gs://, hf://, https://); globs and {000..012} are expanded
+    urls: list[str] | None = (
+        None  # shards: paths or addresses (s3://, gs://, hf://, https://); globs and {000..012} are expanded
+    )
 
 
 class Source(Strict):
@@ -75,7 +77,9 @@ class Data(Strict):
     block: PositiveInt  # shuffle locality: samples are permuted within blocks of this many
     lanes: PositiveInt  # parts of the data read side by side; lanes x chunk = batch_size lets a rank stay in its own shards
     chunk: PositiveInt  # samples taken from one lane at a time
-    buckets: list[BucketShape] | None  # one shape a batch, chosen by aspect ratio and duration; null: the system's own size
+    buckets: (
+        list[BucketShape] | None
+    )  # one shape a batch, chosen by aspect ratio and duration; null: the system's own size
     window: PositiveInt  # batches among which samples are grouped into buckets
     max_damaged: Probability  # share of a data set that may be damaged before the run ends
     cache: DataCache | None  # copies of remote shards; null reads just the bytes that are needed, each time
@@ -186,7 +190,9 @@ class TrainConfig(Strict):
             )
         if self.data.train.urls and self.data.train.sources:
             raise ValueError("data.train has both urls and sources; give one of them")
-        if self.data.source == "shards" and not ((self.data.train.urls or self.data.train.sources) and self.data.val.urls):
+        if self.data.source == "shards" and not (
+            (self.data.train.urls or self.data.train.sources) and self.data.val.urls
+        ):
             raise ValueError(
                 "data=shards needs data.train.urls and data.val.urls, each a list such as '[folder/train-*.tar]'"
             )

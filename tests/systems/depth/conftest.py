@@ -17,6 +17,7 @@ KEYS = {
     "sky": "far",
     "flip": 0.5,
     "head_lr_scale": 10,
+    "perturb": None,
     "loss": {"align": "median_mad", "rho": "mae", "gradient_weight": 2.0},
     "depth_cap": 80,
     "pictures": 2,
@@ -58,7 +59,7 @@ def scene_batch():
             "disparity": torch.from_numpy(disparity),
             "valid": torch.ones(count, size, size, dtype=torch.bool),
             "span": torch.tensor([[0.1, 0.5]]).repeat(count, 1),
-            "key": torch.arange(count),
+            "key": torch.arange(count) + 1000 * seed,
             "weight": torch.ones(count),
         }
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from vstrain.nn.augment import normalise
 from vstrain.systems.depth.config import PATCH
-from vstrain.systems.depth.network import SIZES, build_network, normalise
+from vstrain.systems.depth.network import SIZES, build_network
 
 # parameters of the network, its encoder and its head, and tensors of the official checkpoint
 PUBLISHED = {

@@ -98,20 +98,24 @@ class PyAV:
     def __init__(self, data: bytes):
         import av
 
-        self.error, self.decoded = av.FFmpegError, 0
+        self.decoded = 0
         try:
-            self.container = av.open(io.BytesIO(data))
+            self.container = av.open(io.BytesIO(data), metadata_errors="replace")
             self.stream = self.container.streams.video[0]
             self.packets = [packet for packet in self.container.demux(self.stream) if packet.size]
-        except (av.FFmpegError, IndexError) as error:
+            self.context = self.stream.codec_context
+            self.context.thread_count = 1
+            self._find_frames()
+        except Exception as error:  # no video stream, a codec that nobody knows, damage: many types
             raise SampleError(f"its video cannot be opened ({error})") from error
-        self.context = self.stream.codec_context
-        self.context.thread_count = 1
-        self.fps = float(self.stream.average_rate or self.stream.guessed_rate or 0)
         if not self.packets or any(packet.is_corrupt for packet in self.packets):
             raise SampleError("its video is cut off or damaged")
+
+    def _find_frames(self) -> None:
+        self.fps = float(self.stream.average_rate or self.stream.guessed_rate or 0)
         shown = [packet.pts for packet in self.packets if not packet.is_discard]
-        self.by_time = None not in shown and len(set(shown)) == len(shown) and self.context.name not in HIDDEN_FRAMES
+        timed = all(packet.pts is not None for packet in self.packets) and len(set(shown)) == len(shown)
+        self.by_time = timed and self.context.name not in HIDDEN_FRAMES
         self.times = sorted(shown) if self.by_time else []
         if not self._has_open_groups():
             self.context.options = {"err_detect": "explode"}
@@ -134,7 +138,10 @@ class PyAV:
 
     def frames(self, wanted: list[int]) -> np.ndarray:
         """wanted: sorted, each once."""
-        found = dict(self._by_time(wanted) if self.by_time else self._by_counting(wanted))
+        try:
+            found = dict(self._by_time(wanted) if self.by_time else self._by_counting(wanted))
+        except Exception as error:  # FFmpeg's, and what PyAV makes of impossible frames
+            raise SampleError(f"its video is damaged ({error})") from error
         if missing := [n for n in wanted if n not in found]:
             raise SampleError(f"frame {missing[0]} of its video does not decode; the file is cut off or damaged")
         if len({frame.shape for frame in found.values()}) > 1:
@@ -149,7 +156,7 @@ class PyAV:
     def _by_time(self, wanted: list[int]):
         """Frame n is the one with the n-th time. The keyframe to start from is the last that is shown no later: what
         follows it in the file but is shown before it belongs to the group before (open groups)."""
-        place = {packet.pts: at for at, packet in enumerate(self.packets)}
+        place = {packet.pts: at for at, packet in enumerate(self.packets) if not packet.is_discard}
         keys = [at for at, packet in enumerate(self.packets) if packet.is_keyframe]
         key_times = [self.packets[at].pts for at in keys]
         runs: dict[int, dict[int, int]] = {}
@@ -168,14 +175,12 @@ class PyAV:
                 self.decoded += 1
                 yield from self.context.decode(packet)
             yield from self.context.decode(None)
-        except self.error as error:
-            raise SampleError(f"its video is damaged ({error})") from error
         finally:
             self.context.flush_buffers()
 
     def _pixels(self, frame) -> np.ndarray:
         if frame.is_corrupt:
-            raise SampleError("its video is damaged")
+            raise SampleError(f"the frame at {frame.pts} is not whole")
         return np.rot90(frame.to_ndarray(format="rgb24"), quarter_turns(frame))
 
 
@@ -197,7 +202,7 @@ class TorchCodec:
             ) from error
         try:
             self.video = VideoDecoder(data, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
-        except (RuntimeError, ValueError) as error:
+        except Exception as error:  # many types
             raise SampleError(f"its video cannot be opened ({error})") from error
         about = self.video.metadata
         self.length, self.size = about.num_frames, (about.height, about.width)
@@ -206,7 +211,7 @@ class TorchCodec:
     def frames(self, wanted: list[int]) -> np.ndarray:
         try:
             return self.video.get_frames_at(wanted).data.numpy()
-        except RuntimeError as error:
+        except Exception as error:  # many types
             raise SampleError(f"its video is damaged ({error})") from error
 
 

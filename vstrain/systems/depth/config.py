@@ -17,6 +17,18 @@ class Loss(Strict):
     gradient_weight: Annotated[float, Field(ge=0)]  # of the gradient matching term, beside 1 for the residual term
 
 
+class Perturb(Strict):
+    """Changes of training pictures, made on the device (see vstrain.nn.augment)."""
+
+    jitter: Probability  # of a change of colours
+    brightness: Annotated[float, Field(ge=0)]  # a factor from 1 - x to 1 + x, as contrast and saturation
+    contrast: Annotated[float, Field(ge=0)]
+    saturation: Annotated[float, Field(ge=0)]
+    hue: Annotated[float, Field(ge=0, le=0.5)]  # a turn of the colour circle, 1 is the whole
+    blur: Probability
+    sigma: tuple[PositiveFloat, PositiveFloat]  # pixels
+
+
 class Config(SystemConfig):
     size: Literal["tiny", "vits", "vitb", "vitl", "vitg"]  # encoder and head widths, see network.SIZES
     version: Literal["v1", "v2"]  # which blocks the head reads: the last four, or four spread over the depth
@@ -27,6 +39,7 @@ class Config(SystemConfig):
     antialias: bool  # average areas before a photo is shrunk more than twofold (published: false)
     sky: Literal["far", "ignore"]  # far: known sky has disparity 0 and enters the loss; ignore: it is invalid
     flip: Probability  # of a horizontal flip
+    perturb: Perturb | None  # null leaves pictures as they are
     head_lr_scale: PositiveFloat  # learning rate of everything but the encoder, times optim.lr
     loss: Loss
     depth_cap: PositiveFloat  # metres: scores floor aligned disparity at 1 / cap and leave farther pixels out

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from vstrain.interop.depth_anything import load_encoder
+from vstrain.nn import augment
 from vstrain.system import Objective, ParamGroup
 from vstrain.system import System as BaseSystem
 from vstrain.systems.depth.metrics import depth_scores, fit_disparity
-from vstrain.systems.depth.network import build_network, normalise
+from vstrain.systems.depth.network import build_network
 from vstrain.systems.depth.objective import depth_loss
 from vstrain.systems.depth.pictures import comparison
 
@@ -28,13 +29,25 @@ class System(BaseSystem):
     def forward(self, image: Tensor) -> Tensor:
         """uint8 RGB (B, H, W, 3), sides multiples of 14, to disparity (B, H, W), >= 0, of free scale and
         shift."""
-        pixels = normalise(image).contiguous(memory_format=torch.channels_last)
-        return self.net(pixel_values=pixels).predicted_depth
+        return self.disparity(augment.normalise(image))
+
+    def disparity(self, pixels: Tensor) -> Tensor:
+        """As `forward`, of normalised pictures float (B, 3, H, W)."""
+        return self.net(pixel_values=pixels.contiguous(memory_format=torch.channels_last)).predicted_depth
 
     def objective(self, batch: dict[str, Tensor]) -> Objective:
-        residual, gradient = self._terms(self(batch["image"]), batch)
+        residual, gradient = self._terms(self.disparity(self.training_pixels(batch)), batch)
         loss = residual + self.config.loss.gradient_weight * gradient
         return Objective(loss.mean(), {"residual": residual.mean(), "gradient": gradient.mean()})
+
+    def training_pixels(self, batch: dict[str, Tensor]) -> Tensor:
+        """Normalised pictures float (B, 3, H, W), their colours and sharpness changed under config.perturb."""
+        c, key = self.config.perturb, batch["key"]
+        if c is None:
+            return augment.normalise(batch["image"])
+        pixels = augment.to_float(batch["image"])
+        pixels = augment.colour_jitter(pixels, key, c.brightness, c.contrast, c.saturation, c.hue, c.jitter)
+        return augment.normalise(augment.gaussian_blur(pixels, key, c.sigma, c.blur))
 
     def evaluate(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """loss, loss_shuffled (what the prediction of another picture costs), abs_rel and delta1 (see

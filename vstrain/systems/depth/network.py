@@ -82,7 +82,7 @@ def hf_config(size: str, version: str) -> DepthAnythingConfig:
 
 def build_network(size: str, version: str, pos_embed: str) -> DepthAnythingForDepthEstimation:
     """A randomly initialised network. Its `predicted_depth` is disparity-like: (B, H, W), >= 0, larger is
-    nearer, for pictures (B, 3, H, W) normalised by `normalise`, H and W multiples of 14.
+    nearer, for pictures (B, 3, H, W) normalised by vstrain.nn.augment.normalise, H and W multiples of 14.
 
     The encoder starts as DINOv2 starts, the head from PyTorch's convolution default. Two parts can never get
     a gradient and are frozen: the mask token, and the first residual unit of the deepest fusion block."""
@@ -96,10 +96,3 @@ def build_network(size: str, version: str, pos_embed: str) -> DepthAnythingForDe
     net.backbone.embeddings.mask_token.requires_grad_(False)
     net.neck.fusion_stage.layers[0].residual_layer1.requires_grad_(False)
     return net
-
-
-def normalise(image: Tensor) -> Tensor:
-    """uint8 RGB (B, H, W, 3) to float32 (B, 3, H, W) with ImageNet's mean and deviation removed."""
-    mean = torch.tensor((0.485, 0.456, 0.406), device=image.device)
-    std = torch.tensor((0.229, 0.224, 0.225), device=image.device)
-    return ((image.float() / 255 - mean) / std).permute(0, 3, 1, 2)
