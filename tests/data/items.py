@@ -52,17 +52,6 @@ def hangs(sample: dict, rng) -> dict:
     return prepare(sample, rng)
 
 
-class Flagged:
-    """A prepare with an environment of its own: data workers are forked from a server that was started long ago."""
-
-    def __init__(self, function, flag: Path):
-        self.function, self.flag = function, str(flag)
-
-    def __call__(self, sample: dict, rng) -> dict:
-        os.environ["FLAG"] = self.flag
-        return self.function(sample, rng)
-
-
 def fails(sample: dict, rng) -> dict:
     return prepare(sample, rng) | ({"image": 1 / 0} if sample["__key__"] == "train011" else {})
 

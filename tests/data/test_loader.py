@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.data.items import Flagged, dies, fails, hangs, placed, prepare, refused, refuses_some, shaped
+from tests.data.items import dies, fails, hangs, placed, prepare, refused, refuses_some, shaped
 from vstrain.data import keyed, loader
 from vstrain.data.buckets import Bucket
 from vstrain.data.index import Index
@@ -290,20 +290,21 @@ LATE = {"batch": 2, "steps": 18}  # train011 does not stand in the first batch, 
 
 
 @pytest.mark.parametrize(("function", "word"), [(dies, "SIGKILL"), (hangs, "made no progress for 1 s")])
-def test_a_lost_worker_is_named_and_replaced_and_nothing_changes(found, tmp_path, caplog, function, word):
+def test_a_lost_worker_is_named_and_replaced_and_nothing_changes(found, tmp_path, monkeypatch, caplog, function, word):
     expected = stream(found, **LATE)
     assert "train011" not in [name for name, *_ in expected[:2]]
-    flagged = Flagged(function, tmp_path / "flag")
-    assert stream(found, prepare=flagged, workers=2, timeout=1.0, **LATE) == expected
+    monkeypatch.setenv("FLAG", str(tmp_path / "flag"))
+    assert stream(found, prepare=function, workers=2, timeout=1.0, **LATE) == expected
     (message,) = [record.message for record in caplog.records]
     assert word in message and "sample train011 in" in message and message.startswith("data worker ")
 
 
-def test_a_sample_that_kills_every_worker_ends_the_run_within_seconds(found, tmp_path):
+def test_a_sample_that_kills_every_worker_ends_the_run_within_seconds(found, tmp_path, monkeypatch):
     (tmp_path / "always").mkdir()
+    monkeypatch.setenv("FLAG", str(tmp_path / "always" / "flag"))
     start = time.monotonic()
     with pytest.raises(DataError, match="sample train011 in .*, twice in the same batch"):
-        stream(found, prepare=Flagged(dies, tmp_path / "always" / "flag"), workers=2, **LATE)
+        stream(found, prepare=dies, workers=2, **LATE)
     assert time.monotonic() - start < 20
 
 
@@ -347,6 +348,17 @@ def test_a_killed_trainer_leaves_nothing_behind(found):
     trainer.wait()
     gone, alive = psutil.wait_procs(family, timeout=10)
     assert not alive and shared_files() <= before
+
+
+def test_the_system_is_told_what_is_read_next(found, monkeypatch):
+    """From the second batch on, when it is known that `prepare` uses the picture alone: just its bytes, before they are read."""
+    told, read, pread = [], [], os.pread
+    monkeypatch.setattr(os, "posix_fadvise", lambda fd, offset, size, advice: told.append((offset, size)))
+    monkeypatch.setattr(os, "pread", lambda fd, size, offset: read.append((offset, size)) or pread(fd, size, offset))
+    iterator = iter(batches(found, steps=3))
+    next(iterator), told.clear(), read.clear()
+    next(iterator)
+    assert told == read and len(told) == 4
 
 
 def test_slots_are_used_again(found):

@@ -109,13 +109,15 @@ class Reader:
         return self.storage.read(shard, offset, size) if data is None else data
 
     def fetch_ahead(self, samples: Iterable[int]) -> None:
-        """Remote shards: get the used members of these samples in one go, before they are asked for one by one."""
-        if not self._used or not self._remote:
-            return
+        """Get the used members of these samples on their way before they are asked for one by one: from remote shards in one
+        go, from local ones by a hint to the operating system."""
         wanted = []
-        for n in samples:
+        for n in samples if self._used else ():
             members = self.index.members(n)
             wanted += [(self._shard(n), *members[name][:2]) for name in self._used if name in members]
+        if not self._remote:
+            self.storage.advise(wanted)
+            return
         self._ahead = {}
         with contextlib.suppress(OSError):  # the sample that cannot be read will say so itself
             found = self.storage.read_many(wanted)

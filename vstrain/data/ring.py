@@ -187,16 +187,14 @@ class Worker:
     def start(self) -> None:
         context = _context()
         self.connection, theirs = context.Pipe()
-        args = (
-            theirs,
-            self.work,
-            DupFd(self.memory.file.fileno()),
-            self.memory.nbytes,
-            self.memory.start,
-            self.memory.page,
-        )
+        memory = self.memory
+        shared = Shared(DupFd(memory.file.fileno()), memory.nbytes, memory.start, memory.page)
+        environment = dict(os.environ) | SINGLE_THREADED
         self.process = context.Process(
-            target=_serve, args=(self.number, *args), name=f"data worker {self.number}", daemon=True
+            target=_serve,
+            args=(self.number, theirs, self.work, shared, environment),
+            name=f"data worker {self.number}",
+            daemon=True,
         )
         with _without_main(self.work.prepare):
             self.process.start()
@@ -314,13 +312,23 @@ def _without_main(prepare):
 # ---- in the worker ------------------------------------------------------------------------------------------------------
 
 
-def _serve(number: int, connection: Connection, work: Work, fd: DupFd, nbytes: int, start: int, page: int) -> None:
+class Shared(NamedTuple):
+    """A `Memory` on its way to a worker."""
+
+    file: DupFd
+    nbytes: int
+    start: int  # of the first slot
+    page: int  # bytes of a slot
+
+
+def _serve(number: int, connection: Connection, work: Work, shared: Shared, environment: dict[str, str]) -> None:
     """Answer (slot, positions) with (layout, strings, damaged samples) until the trainer closes the connection."""
     import cv2
 
+    os.environ.update(environment)  # the server that this process was forked from may be older than a change of it
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; only the trainer answers it
     cv2.setNumThreads(1)
-    block = np.frombuffer(mmap.mmap(fd.detach(), nbytes), np.uint8)
+    block = np.frombuffer(mmap.mmap(shared.file.detach(), shared.nbytes), np.uint8)
     board = block[number * BOARD : (number + 1) * BOARD].view(np.int64)
     board[2] = os.getpid()
 
@@ -331,7 +339,7 @@ def _serve(number: int, connection: Connection, work: Work, fd: DupFd, nbytes: i
     try:
         while True:
             slot, positions = connection.recv()
-            memory = block[start + slot * page : start + (slot + 1) * page]
+            memory = block[shared.start + slot * shared.page :][: shared.page]
             damaged: list[Damage] = []
             try:
                 layout, words, _ = fill(

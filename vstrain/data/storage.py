@@ -179,6 +179,16 @@ class Storage:
             self._fetcher = Prefetcher(self.cache, self.retries, self.timeout)
         self._fetcher.want(remote)
 
+    def advise(self, requests: list[tuple[str, int, int]]) -> None:
+        """Tell the operating system which local (url, offset, size) are read soon, so that it fetches them meanwhile."""
+        if not hasattr(os, "posix_fadvise"):
+            return
+        if self._pid != os.getpid():
+            self._begin()
+        with contextlib.suppress(OSError):  # who reads will find out
+            for url, offset, size in requests:
+                os.posix_fadvise(self._open(url).number, offset, size, os.POSIX_FADV_WILLNEED)
+
     def forget(self, url: str) -> None:
         """Drop the cache's copy of a shard, whose bytes have turned out to be bad: the next read asks the origin."""
         if self.cache:
