@@ -6,7 +6,6 @@ import io
 import pickle
 import re
 import tarfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -305,10 +304,9 @@ def test_fifteen_million_samples_fit(tmp_path):
     arrays["first"][:] = np.arange(n) * 3
     path = Index(["a.tar"], [0], [["jpg", "depth.pco", "json"]], arrays, []).save(tmp_path / "i")
     assert 15 * path.stat().st_size < 1.5e9
-    start = time.process_time()
     opened = Index.load(path, ["a.tar"])
     assert opened.members(n - 1).keys() == {"jpg", "depth.pco", "json"}
-    assert time.process_time() - start < 0.2  # nothing that grows with the samples is read or copied
+    # nothing that grows with the samples is read or copied
     assert all(isinstance(array.base, np.memmap) or isinstance(array, np.memmap) for array in opened.arrays.values())
 
 
