@@ -113,6 +113,21 @@ def test_faults_of_the_network_do_not_show(bucket, local, kind):
     assert not any(fault.times for fault in bucket.faults)
 
 
+def test_an_outage_ends_the_run_and_is_not_taken_for_damage(bucket, tmp_path):
+    bucket.calm()
+    index = Index.open(expand(URLS))
+    bucket.fail("slowdown")
+    ledger = tmp_path / "quarantine.jsonl"
+    means = Means(storage=Storage(retries=1), ledger=ledger, max_damaged=1.0)
+    batches = loader.train_batches(
+        [index], [1.0], prepare, Arrangement(0, 8), batch_size=4, accumulate=1, steps=2, means=means
+    )
+    with pytest.raises(DataError, match=r"s3://train/ds/.*2 attempts.*an outage is not taken for damaged samples"):
+        list(batches)
+    bucket.calm()
+    assert not ledger.exists()
+
+
 def test_an_object_that_is_gone_is_named(bucket, depth_shards):
     bucket.calm()
     index = Index.open(expand(URLS))

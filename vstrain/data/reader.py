@@ -10,6 +10,8 @@ import xxhash
 
 from vstrain.data import codecs
 from vstrain.data.index import Index
+from vstrain.data.problems import DataError
+from vstrain.data.remote import StorageError
 from vstrain.data.storage import Storage, is_remote
 
 
@@ -47,7 +49,12 @@ class Sample(Mapping):
             if xxhash.xxh3_64_intdigest(data) != digest and is_remote(self.shard):
                 self._reader.storage.forget(self.shard)  # a bad copy is no reason to give the sample up
                 data = self._reader.storage.read(self.shard, offset, size)
-        except OSError as error:
+        except StorageError as error:
+            if is_remote(self.shard) and not error.missing:
+                raise DataError(
+                    f"{error}; the run ends here, so that an outage is not taken for damaged samples: resume it when the "
+                    "address can be reached"
+                ) from error
             raise DamagedSample(self.shard, self.key, f"member {name} cannot be read ({error})") from error
         if xxhash.xxh3_64_intdigest(data) != digest:
             raise DamagedSample(self.shard, self.key, f"the bytes of member {name} do not match the hash in the index")

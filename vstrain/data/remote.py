@@ -27,7 +27,8 @@ _runtime: list[int] = []  # the process in which obstore's threads were started
 
 
 class StorageError(OSError):
-    """A transfer that failed for good. url; attempts: how many were made; missing: there is no such file or object."""
+    """A transfer that failed for good. url; attempts: how many were made; missing: there is no such file or
+    object, or it ends before the bytes that were asked for."""
 
     def __init__(self, url: str, sentence: str, attempts: int = 1, missing: bool = False):
         tries = f" ({attempts} attempts)" if attempts > 1 else ""
@@ -188,7 +189,7 @@ class ObjectStore:
 
     def _refuse_beyond(self, path: str, end: int, short: str) -> None:
         if end > (size := self.about(path)[0]):
-            raise StorageError(self.url(path), f"{short}: the object ends at {size}")
+            raise StorageError(self.url(path), f"{short}: the object ends at {size}", missing=True)
 
     @contextlib.contextmanager
     def _errors(self, url: str) -> Iterator[None]:
@@ -239,7 +240,7 @@ class Filesystem:
                 size = self.system.info(url)["size"]
                 text = f"{len(data)} of {end - start} bytes came from offset {start}"
                 if end > size:
-                    raise StorageError(url, f"{text}: the file ends at {size}")
+                    raise StorageError(url, f"{text}: the file ends at {size}", missing=True)
                 raise Transient(text)
             return data
 

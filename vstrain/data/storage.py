@@ -276,9 +276,8 @@ class _File:
             more = os.pread(self.number, size - len(data), offset + len(data))
             if not more:
                 end = os.fstat(self.number).st_size
-                raise StorageError(
-                    url, f"{len(data)} of {size} bytes came from offset {offset}: the file ends at {end}"
-                )
+                sentence = f"{len(data)} of {size} bytes came from offset {offset}: the file ends at {end}"
+                raise StorageError(url, sentence, missing=True)
             data += more
         return data
 
