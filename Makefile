@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint unit s3 clean
+.PHONY: demo test lint unit s3 ray clean
 
 demo: $(VENV)/installed
 	$(BIN)/vstrain experiment=depth_teacher
@@ -33,6 +33,10 @@ s3: $(VENV)/s3/bin/moto_server
 $(VENV)/s3/bin/moto_server: | $(VENV)/installed
 	$(PYTHON) -m venv $(VENV)/s3
 	$(VENV)/s3/bin/python -m pip install -q 'moto[server]>=5'
+
+# Ray, for the test of pipelines on a cluster; skipped without it
+ray: | $(VENV)/installed
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[ray]'
 
 clean:
 	rm -rf $(VENV) build *.egg-info
