@@ -275,6 +275,18 @@ def test_ranks_count_damage_together(tmp_path):
     ]
 
 
+def test_training_and_validation_count_their_own_damage(tmp_path):
+    """A hundred bad training samples, of many, must not use up what a small validation set may lose."""
+    train = Quarantine(tmp_path / "q.jsonl", limit=150, shards=["train.tar"])
+    val = Quarantine(tmp_path / "q.jsonl", limit=1, shards=["val.tar"])
+    for n in range(100):
+        train.add("train.tar", str(n), "bad")
+    val.add("val.tar", "1", "bad")
+    assert len(val.seen) == 1 and len(rows(tmp_path / "q.jsonl")) == 101
+    with pytest.raises(DataError, match="2 samples are damaged, more than the 1"):
+        val.add("val.tar", "2", "bad")
+
+
 def test_nothing_but_damage_ends_the_run(tmp_path, depth_shards):
     (index,) = copied(depth_shards, tmp_path)
     for path in index.shards:

@@ -41,7 +41,8 @@ class Loader:
 
     def __init__(self, work: Work, plan, means: Means, samples: int, skipped: int = 0):
         self.work, self.plan, self.means, self.skipped = work, plan, means, skipped
-        self.quarantine = Quarantine(means.ledger, int(means.max_damaged * samples))
+        shards = [shard for reader in work.readers for shard in reader.index.shards]
+        self.quarantine = Quarantine(means.ledger, int(means.max_damaged * samples), shards)
 
     def __len__(self) -> int:
         return self.skipped + len(self.plan)

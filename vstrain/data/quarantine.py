@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
+from collections.abc import Collection
 from pathlib import Path
 
 from vstrain.data.problems import DataError
@@ -13,13 +14,15 @@ log = logging.getLogger("vstrain")
 
 
 class Quarantine:
-    """One JSON line a sample in `path` (None: kept in memory); more than `limit` samples end the run with a DataError.
+    """One JSON line a sample in `path` (None: kept in memory); more than `limit` samples of `shards` (None: of any) end the
+    run with a DataError. Training and validation share the file, and each counts its own shards.
 
     Ranks share the file under a lock, so the count is that of the whole run. Positions of damaged samples are filled by
     other samples of the same data set, chosen by the position alone, on every rank alike."""
 
-    def __init__(self, path: Path | None, limit: int):
+    def __init__(self, path: Path | None, limit: int, shards: Collection[str] | None = None):
         self.path, self.limit = path, limit
+        self.shards = None if shards is None else set(shards)
         self.seen: dict[tuple[str, str], str] = {}
         self._read = 0
 
@@ -44,7 +47,8 @@ class Quarantine:
             file.seek(self._read)
             for line in file:  # what other ranks found since
                 row = json.loads(line)
-                self.seen[row["shard"], row["key"]] = row["reason"]
+                if self.shards is None or row["shard"] in self.shards:
+                    self.seen[row["shard"], row["key"]] = row["reason"]
             if (shard, key) not in self.seen:
                 self.seen[shard, key] = reason
                 row = {"shard": shard, "key": key, "reason": reason, "count": len(self.seen)}

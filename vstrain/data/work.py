@@ -12,6 +12,7 @@ from vstrain.data.keyed import draw_key, rng
 from vstrain.data.kinds import SampleError
 from vstrain.data.problems import DataError
 from vstrain.data.reader import DamagedSample, Reader
+from vstrain.data.stream import TrainStream, ValStream
 
 Prepare = Callable[[dict, np.random.Generator], dict]  # a system's `prepare` with its config and mode filled in
 LOOK_AHEAD = 8192  # positions whose shards the cache is told of
@@ -25,13 +26,12 @@ class Work:
 
     ATTEMPTS = 5
 
-    stream: object  # TrainStream or ValStream
+    stream: TrainStream | ValStream
     readers: list[Reader]
     prepare: Prepare
     seed: int
-    shapes: dict[int, dict] = field(
-        default_factory=dict
-    )  # bucket -> item name -> (shape, dtype): what all items must be
+    # bucket -> item name -> (shape, dtype): what all items must be
+    shapes: dict[int, dict] = field(default_factory=dict)
 
     def items(
         self,
