@@ -26,9 +26,9 @@ from data_pipelines.production.folder import (
 )
 from data_pipelines.production.plan import Outcome, Plan, Rejected, Row, Task, Total
 from vstrain.config.problems import InputError
+from vstrain.data.atomic import sync_folder, write_file
 from vstrain.data.index import Index, sidecar
 from vstrain.data.problems import DataError
-from vstrain.data.writer import sync_folder, write_file
 
 
 def finish(plan: Plan, tasks: list[Task], record: dict, out: Path, describe: Callable[[Total], dict]) -> Outcome:

@@ -15,7 +15,7 @@ import xxhash
 
 from data_pipelines.production.plan import Row, Task
 from vstrain.config.problems import InputError
-from vstrain.data.writer import write_file
+from vstrain.data.atomic import write_file
 
 STATE, SUMMARY, REJECTED = ".production", "summary.json", "rejected.jsonl"
 

@@ -40,9 +40,10 @@ from data_pipelines.production.folder import (
 )
 from data_pipelines.production.plan import Made, Make, Outcome, Plan, Rejected, Row, Task, Total
 from vstrain.config.problems import InputError
+from vstrain.data.atomic import write_file
 from vstrain.data.index import Index
 from vstrain.data.kinds import SampleError
-from vstrain.data.writer import Shards, write_file
+from vstrain.data.writer import Shards
 
 Progress = Callable[[str, int, int], None]  # split, how many of this job's inputs are done, of how many
 

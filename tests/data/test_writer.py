@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import xxhash
 
-from vstrain.data.writer import ShardFile, Shards, ShardWriter, write_file
+from vstrain.data.atomic import write_file
+from vstrain.data.writer import ShardFile, Shards, ShardWriter
 
 
 def encoded(n: int, size: int = 100) -> dict:

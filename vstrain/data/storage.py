@@ -19,6 +19,7 @@ from pathlib import Path
 
 import braceexpand
 
+from vstrain.data.atomic import write_file
 from vstrain.data.cache import Cache
 from vstrain.data.prefetch import Prefetcher
 from vstrain.data.problems import DataError
@@ -99,16 +100,9 @@ def write(url: str, data: bytes) -> None:
         backend, path = _place(url)
         return backend.put(path, data)
     path = _local(url)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
+        write_file(path, data, path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"))
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise _local_error(url, error) from error
     return None
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import xxhash
 
 from vstrain.data import codecs, kinds
+from vstrain.data.atomic import sync_folder, temporary_of
 from vstrain.data.index import Index
 
 
@@ -176,33 +177,3 @@ class ShardWriter(Shards):
         super().__exit__(error_type, error, trace)
         if self.done and error_type is None:
             Index.build(self.paths).save()
-
-
-def temporary_of(path: Path) -> Path:
-    """The hidden name beside `path` under which it is written."""
-    return path.with_name(f".{path.name}.tmp")
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """All of `data` under the name `path`, on the disk, or nothing: temporary name, fsync, rename."""
-    temporary = temporary_of(path)
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Put the folder's list of names on the disk: only then does a rename survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -16,11 +16,12 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from vstrain.data import storage
+from vstrain.data.atomic import sync_folder, temporary_of, write_file
 from vstrain.data.checks.survey import Finding, saved_for, survey
 from vstrain.data.checks.verify import OF_INDEX, Progress, Report, spread, verify
 from vstrain.data.index import Index, contents, sidecar
 from vstrain.data.problems import DataError
-from vstrain.data.writer import ShardFile, sync_folder, temporary_of, write_file
+from vstrain.data.writer import ShardFile
 
 RECORD, LOCK, LEFT_OUT = ".repair.json", ".repair.lock", "left_out.jsonl"
 OWN = {RECORD, LOCK, temporary_of(Path(RECORD)).name}

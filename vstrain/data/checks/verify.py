@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
+from vstrain.data.atomic import write_file
 from vstrain.data.checks.content import guess_kind
 from vstrain.data.checks.survey import (
     BAD_INDEX,
@@ -27,7 +28,6 @@ from vstrain.data.checks.survey import (
 )
 from vstrain.data.look.facts import size_text
 from vstrain.data.problems import DataError
-from vstrain.data.writer import write_file
 
 Progress = Callable[[str, int, int], None]  # (what, done, of how many)
 GUESS_FROM = 3  # shards whose members say what kind the data are of

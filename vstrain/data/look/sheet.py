@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from vstrain.data import codecs
+from vstrain.data.atomic import write_file
 from vstrain.data.index import Index
 from vstrain.data.look import canvas
 from vstrain.data.look.facts import Facts, facts, size_text, span, spread_over
 from vstrain.data.look.tiles import COLUMNS, PLAIN_COLUMNS, tile
 from vstrain.data.problems import DataError
 from vstrain.data.reader import Reader
-from vstrain.data.writer import write_file
 
 WIDTH, MARGIN, BETWEEN = 1600, 28, 14
 
