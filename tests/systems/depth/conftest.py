@@ -1,27 +1,14 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from vstrain.systems.depth.config import Config
 
-KEYS = {
-    "module": "vstrain.systems.depth",
-    "data_kind": "depth",
-    "size": "tiny",
-    "version": "v2",
-    "pos_embed": "official",
-    "init": "random",
-    "image_size": 56,
-    "predict_size": None,
-    "antialias": False,
-    "sky": "far",
-    "flip": 0.5,
-    "head_lr_scale": 10,
-    "perturb": None,
-    "loss": {"align": "median_mad", "rho": "mae", "gradient_weight": 2.0},
-    "depth_cap": 80,
-    "pictures": 2,
-}
+SHIPPED = OmegaConf.load(Path(__file__).parents[3] / "conf" / "system" / "depth.yaml")
+KEYS = {**OmegaConf.to_container(SHIPPED), "size": "tiny", "image_size": 56, "pictures": 2}
 
 
 @pytest.fixture

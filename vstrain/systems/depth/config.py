@@ -32,6 +32,8 @@ class Perturb(Strict):
 class Config(SystemConfig):
     size: Literal["tiny", "vits", "vitb", "vitl", "vitg"]  # encoder and head widths, see network.SIZES
     version: Literal["v1", "v2"]  # which blocks the head reads: the last four, or four spread over the depth
+    output: Literal["relative", "metric"]  # disparity of free scale and shift, or metres
+    max_depth: PositiveFloat | None  # metric: metres at which the output ends (published: 20 indoor, 80 outdoor)
     pos_embed: Literal["official", "hf"]  # resampling of the position table at sizes other than its own
     init: str  # "random", or a DINOv2 checkpoint (.pth, .safetensors or a Hugging Face folder) for the encoder
     image_size: Annotated[int, Field(gt=0, multiple_of=PATCH)]  # side of the training crop, pixels
@@ -46,7 +48,12 @@ class Config(SystemConfig):
     pictures: PositiveInt  # rows of the validation picture
 
     @model_validator(mode="after")
-    def _v1_has_no_giant(self) -> Config:
+    def _fits(self) -> Config:
+        if (self.output == "metric") != (self.max_depth is not None):
+            raise ValueError(
+                f"system.output={self.output} with system.max_depth={self.max_depth}: metric output needs the metres at which "
+                "it ends (20 indoor, 80 outdoor), relative output has none"
+            )
         if self.version == "v1" and self.size == "vitg":
             raise ValueError("size=vitg exists in version v2 only: set version=v2 or another size")
         return self

@@ -21,7 +21,7 @@ class System(BaseSystem):
 
     def build(self) -> None:
         c = self.config
-        self.net = build_network(c.size, c.version, c.pos_embed)
+        self.net = build_network(c.size, c.version, c.pos_embed, c.max_depth)
         if c.init != "random" and self.net.device.type != "meta":
             load_encoder(self.net.backbone, c.init)
         self.net.to(memory_format=torch.channels_last)

@@ -55,8 +55,9 @@ class OfficialEmbeddings(Dinov2Embeddings):
         return torch.cat((table[:, :1], grid), dim=1)
 
 
-def hf_config(size: str, version: str) -> DepthAnythingConfig:
-    """The transformers configuration of a size; `version` (v1 | v2) decides which blocks the head reads."""
+def hf_config(size: str, version: str, max_depth: float | None = None) -> DepthAnythingConfig:
+    """The transformers configuration of a size; `version` (v1 | v2) decides which blocks the head reads;
+    `max_depth` makes it metric: sigmoid x max_depth metres instead of ReLU."""
     s = SIZES[size]
     taps = s.taps if version == "v2" else range(s.depth - 4, s.depth)
     backbone = Dinov2Config(
@@ -77,22 +78,28 @@ def hf_config(size: str, version: str) -> DepthAnythingConfig:
         reassemble_hidden_size=s.dim,
         neck_hidden_sizes=list(s.channels),
         fusion_hidden_size=s.features,
+        depth_estimation_type="metric" if max_depth else "relative",
+        max_depth=max_depth or 1,  # the relative head multiplies by it
     )
 
 
-def build_network(size: str, version: str, pos_embed: str) -> DepthAnythingForDepthEstimation:
-    """A randomly initialised network. Its `predicted_depth` is disparity-like: (B, H, W), >= 0, larger is
-    nearer, for pictures (B, 3, H, W) normalised by vstrain.nn.augment.normalise, H and W multiples of 14.
+def build_network(
+    size: str, version: str, pos_embed: str, max_depth: float | None = None
+) -> DepthAnythingForDepthEstimation:
+    """A randomly initialised network. Its `predicted_depth` is (B, H, W) for pictures (B, 3, H, W) normalised by
+    vstrain.nn.augment.normalise, H and W multiples of 14: disparity-like, >= 0, larger is nearer; with `max_depth`,
+    metres between 0 and it.
 
     The encoder starts as DINOv2 starts, the head from PyTorch's convolution default. Two parts can never get
     a gradient and are frozen: the mask token, and the first residual unit of the deepest fusion block."""
-    net = DepthAnythingForDepthEstimation(hf_config(size, version))
+    net = DepthAnythingForDepthEstimation(hf_config(size, version, max_depth))
     if pos_embed == "official":
         net.backbone.embeddings.__class__ = OfficialEmbeddings  # the same parameters under the other rule
     for module in (*net.neck.modules(), *net.head.modules()):
         if isinstance(module, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
             module.reset_parameters()
-    torch.nn.init.ones_(net.head.conv3.bias)  # ours: the output ReLU starts open; the loss does not see a shift
+    if max_depth is None:
+        torch.nn.init.ones_(net.head.conv3.bias)  # ours: the output ReLU starts open; the loss does not see a shift
     net.backbone.embeddings.mask_token.requires_grad_(False)
     net.neck.fusion_stage.layers[0].residual_layer1.requires_grad_(False)
     return net
