@@ -64,6 +64,7 @@ class System(lightning.LightningModule):
         super().__init__()
         self.config = config
         self._built = False
+        self.trains = True  # False: only the model itself is wanted, without what helps in training
         # the engine sets what makes the optimiser; used outside the house, a system trains with plain AdamW
         self.make_optimizer: Callable[[list[ParamGroup]], torch.optim.Optimizer] = _plain_adamw
 

@@ -34,16 +34,24 @@ class SystemConfig(Strict):
     module: str  # python package of the system: it holds config.py, prepare.py and module.py
     data_kind: str  # which kind of sample it trains on: a key of vstrain.data.kinds.KINDS
 
+    def members(self, role: str | None) -> list[str] | None:
+        """What samples of a source of this role must have, "jpg|png" where one of several will do; None: what their kind
+        has. Raises ValueError for a role that the system does not know."""
+        if role is not None:
+            raise ValueError(f"role={role}: system {self.module} knows no roles; leave it out")
+        return None
+
 
 class Split(Strict):
-    urls: list[str] | None = (
-        None  # shards: paths or addresses (s3://, gs://, hf://, https://); globs and {000..012} are expanded
-    )
+    # shards: paths or addresses (s3://, gs://, hf://, https://), globs and {000..012} are expanded; `embedded:NAME` is in the
+    # data set that is rendered here
+    urls: list[str] | None = None
 
 
 class Source(Strict):
     urls: list[str]
     weight: PositiveFloat  # its share of the stream, relative to the other sources
+    role: str | None = None  # what the system shall make of its samples, e.g. unlabelled (depth)
 
 
 class TrainSplit(Split):
@@ -190,6 +198,8 @@ class TrainConfig(Strict):
             )
         if self.data.train.urls and self.data.train.sources:
             raise ValueError("data.train has both urls and sources; give one of them")
+        for source in self.data.train.all_sources() if isinstance(self.system, SystemConfig) else ():
+            self.system.members(source.role)
         if self.data.source == "shards" and not (
             (self.data.train.urls or self.data.train.sources) and self.data.val.urls
         ):

@@ -91,6 +91,7 @@ def train_batches(
     start: int = 0,
     share: Share = Share(),  # noqa: B008 - frozen
     means: Means = Means(),  # noqa: B008
+    roles: Sequence[str | None] | None = None,
 ) -> Loader:
     """Micro-batches of this rank for `steps` optimiser steps, from the sample at position `start` on."""
     if (samples := sum(map(len, indices))) < share.world:
@@ -99,7 +100,9 @@ def train_batches(
             "ranks, or give more data"
         )
     stream = TrainStream(list(indices), list(weights), arrangement, batch_size)
-    work = Work(stream, [Reader(index, means.storage) for index in indices], prepare, arrangement.seed)
+    roles = roles or [None] * len(indices)
+    readers = [Reader(index, means.storage, role) for index, role in zip(indices, roles, strict=True)]
+    work = Work(stream, readers, prepare, arrangement.seed)
     plan = TrainPlan(batch_size, accumulate, share, start, steps)
     return Loader(work, plan, means, samples, skipped=start // batch_size * accumulate)
 

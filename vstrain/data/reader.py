@@ -30,11 +30,11 @@ class MissingMember(DamagedSample, KeyError):
 class Sample(Mapping):
     """A sample whose members are read and decoded when they are asked for, once: a system pays for what its `prepare` uses.
 
-    bucket: the (height, width, frames) that this batch has, where data.buckets is set, else None."""
+    bucket: the (height, width, frames) that this batch has, where data.buckets is set, else None; role: its source's."""
 
     def __init__(self, reader: Reader, n: int, bucket=None, slot: dict | None = None):
         index = reader.index
-        self.shard, self.key, self.bucket = reader._shard(n), index.key(n), bucket
+        self.shard, self.key, self.bucket, self.role = reader._shard(n), index.key(n), bucket, reader.role
         self._reader, self._members = reader, index.members(n)
         self.slot = slot or {}  # arrays of the batch that the item may be written into
         self._values: dict = {"__key__": self.key}
@@ -95,14 +95,14 @@ class Reader:
 
     It learns which members are used, so that `fetch_ahead` can get those of many samples at once."""
 
-    def __init__(self, index: Index, storage: Storage | None = None):
-        self.index, self.storage = index, storage or Storage()
+    def __init__(self, index: Index, storage: Storage | None = None, role: str | None = None):
+        self.index, self.storage, self.role = index, storage or Storage(), role
         self._remote = any(map(is_remote, index.shards))
         self._used: set[str] = set()
         self._ahead: dict[tuple[str, int], bytes] = {}
 
     def __getstate__(self) -> dict:
-        return {"index": self.index, "storage": self.storage}
+        return {"index": self.index, "storage": self.storage, "role": self.role}
 
     def __setstate__(self, state: dict) -> None:
         self.__init__(**state)

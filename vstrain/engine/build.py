@@ -94,9 +94,11 @@ class Batches:
             for at, source in zip(_addresses(data.train), data.train.all_sources(), strict=True)
         ]
         self.weights = [source.weight for source in data.train.all_sources()]
+        self.roles = [source.role for source in data.train.all_sources()]
         self.val_index = loader.open_index(data.val.urls, "data.val.urls")
-        for index in (*self.train_indices, self.val_index):
-            check_fields(index, kinds.required(config.system.data_kind), data.max_damaged, index.shards[0])
+        for index, role in zip((*self.train_indices, self.val_index), (*self.roles, None), strict=True):
+            members = config.system.members(role) or kinds.required(config.system.data_kind)
+            check_fields(index, members, data.max_damaged, index.shards[0])
         self.prepare = part(config.system, "prepare").prepare
 
     @property
@@ -128,6 +130,7 @@ class Batches:
             start=start,
             share=share,
             means=self._means(data.workers if workers is None else workers),
+            roles=self.roles,
         )
 
     def val(self, share: Share = ALONE, samples: int | None = None):

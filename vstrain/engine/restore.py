@@ -26,6 +26,7 @@ def restore(job: Job) -> tuple[System, TrainConfig, Path]:
     values["system"] = values["system"] | job.system
     config = validate(values, TrainConfig)
     system = build.build_system(config)
+    system.trains = False
     system.configure_model()
     try:
         system.load_state_dict(load_file(path / checkpoint.WEIGHTS))

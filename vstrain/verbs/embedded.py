@@ -12,6 +12,8 @@ from vstrain.config.problems import Problem
 from vstrain.config.schema import Source, Split, TrainConfig, TrainSplit
 from vstrain.config.validate import problem
 
+EMBEDDED = "embedded:"  # marks an address inside the embedded data set
+
 
 def check(config: TrainConfig, origin) -> list[Problem]:
     """Problems in data.procedural, whose keys depend on the system's kind of data."""
@@ -44,17 +46,19 @@ def prepare(config: TrainConfig) -> tuple[TrainConfig, dict[str, str]]:
 
     data = config.data
     sources, val = data.train.all_sources(), data.val.urls
-    if data.source == "procedural" and not ((data.train.urls or data.train.sources) and val):
-        folder = build(config)
-        if not data.train.sources:
-            sources = [Source(urls=data.train.urls or [str(folder / "train-*.tar")], weight=1.0)]
-        val = val or [str(folder / "val-*.tar")]
+    if data.source == "procedural":
+        sources = [source if source.urls else Source(urls=[EMBEDDED + "train-*.tar"], weight=1.0) for source in sources]
+        val = val or [EMBEDDED + "val-*.tar"]
+        if any(url.startswith(EMBEDDED) for urls in (val, *(source.urls for source in sources)) for url in urls):
+            folder = build(config)
+            sources = [source.model_copy(update={"urls": _placed(source.urls, folder)}) for source in sources]
+            val = _placed(val, folder)
     with progress_bar("indexing") as advance:
 
         def fingerprint(name: str, urls: list[str]) -> str:
             return Index.open(urls, lambda done, total: advance(name, done, total)).fingerprint
 
-        sources = [Source(urls=expand(source.urls), weight=source.weight) for source in sources]
+        sources = [source.model_copy(update={"urls": expand(source.urls)}) for source in sources]
         val = expand(val)
         prints = {
             "train": "-".join(fingerprint("train", source.urls) for source in sources),
@@ -63,6 +67,10 @@ def prepare(config: TrainConfig) -> tuple[TrainConfig, dict[str, str]]:
     train = TrainSplit(sources=sources) if data.train.sources else TrainSplit(urls=sources[0].urls)
     data = data.model_copy(update={"train": train, "val": Split(urls=val)})
     return config.model_copy(update={"data": data}), prints
+
+
+def _placed(urls: list[str], folder: Path) -> list[str]:
+    return [str(folder / url.removeprefix(EMBEDDED)) if url.startswith(EMBEDDED) else url for url in urls]
 
 
 def build(config: TrainConfig) -> Path:

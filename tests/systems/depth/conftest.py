@@ -46,6 +46,8 @@ def scene_batch():
             "disparity": torch.from_numpy(disparity),
             "valid": torch.ones(count, size, size, dtype=torch.bool),
             "span": torch.tensor([[0.1, 0.5]]).repeat(count, 1),
+            "pseudo": torch.zeros(count, dtype=torch.bool),
+            "flipped": torch.zeros(count, dtype=torch.bool),
             "key": torch.arange(count) + 1000 * seed,
             "weight": torch.ones(count),
         }

@@ -6,6 +6,21 @@ from pydantic import ValidationError
 
 from vstrain.systems.depth.objective import depth_loss
 from vstrain.systems.depth.pictures import colour
+from vstrain.systems.depth.student import view
+
+PERTURB = {
+    "on": "all",
+    "jitter": 1.0,
+    "brightness": 0.5,
+    "contrast": 0.5,
+    "saturation": 0.5,
+    "hue": 0.2,
+    "blur": 1.0,
+    "sigma": (0.5, 2.0),
+    "cutmix": 0.0,
+    "area": (0.02, 0.4),
+    "aspect": 3.3,
+}
 
 
 def test_objective_is_the_stated_sum(make_system, scene_batch):
@@ -26,28 +41,21 @@ def test_loss_is_the_mean_of_equal_shares(make_system, scene_batch):
 
 def test_perturbing_belongs_to_the_sample_and_to_training(make_system, scene_batch):
     """A picture is changed in the same way alone and in any batch, by what its key draws; the numbers of evaluation are not."""
-    strong = {
-        "jitter": 1.0,
-        "brightness": 0.5,
-        "contrast": 0.5,
-        "saturation": 0.5,
-        "hue": 0.2,
-        "blur": 1.0,
-        "sigma": (0.5, 2.0),
-    }
-    plain, system, batch = make_system().eval(), make_system(perturb=strong).eval(), scene_batch()
-    pixels = system.training_pixels(batch)
-    assert pixels.shape == plain.training_pixels(batch).shape and not torch.allclose(
-        pixels, plain.training_pixels(batch)
-    )
+    plain, system, batch = make_system().eval(), make_system(perturb=PERTURB).eval(), scene_batch()
+
+    def pixels(system, batch):
+        return view(system.config.perturb, batch).pixels
+
+    assert pixels(system, batch).shape == pixels(plain, batch).shape
+    assert not torch.allclose(pixels(system, batch), pixels(plain, batch))
     backwards = {name: value.flip(0) for name, value in batch.items()}
-    torch.testing.assert_close(system.training_pixels(backwards).flip(0), pixels)
-    assert not torch.allclose(system.training_pixels(batch | {"key": batch["key"] + 1}), pixels)
+    torch.testing.assert_close(pixels(system, backwards).flip(0), pixels(system, batch))
+    assert not torch.allclose(pixels(system, batch | {"key": batch["key"] + 1}), pixels(system, batch))
     with torch.no_grad():
         for name, value in plain.evaluate(batch).items():
             assert torch.equal(system.evaluate(batch)[name], value), name
-    off = make_system(perturb=strong | {"jitter": 0.0, "blur": 0.0})
-    torch.testing.assert_close(off.training_pixels(batch), plain.training_pixels(batch))
+    off = make_system(perturb=PERTURB | {"jitter": 0.0, "blur": 0.0})
+    torch.testing.assert_close(pixels(off, batch), pixels(plain, batch))
 
 
 def test_evaluate_gives_the_training_loss_of_each_sample(make_system, scene_batch):

@@ -16,11 +16,16 @@ def fit_disparity(
     nearer than `cap`.
 
     `disparity` is in [0, 1]; `span` (B, 2) holds the true disparities that 0 and 1 stand for."""
-    low, high = span.double()[:, :, None, None].unbind(1)
-    truth = low + disparity.double() * (high - low)
-    counted = valid & (truth * cap >= 1)
+    truth, counted = truth_disparity(disparity, span, valid, cap)
     scale, shift = least_squares(prediction.double(), truth, counted)
     return (scale * prediction + shift).clamp_min(1 / cap), truth, counted
+
+
+def truth_disparity(disparity: Tensor, span: Tensor, valid: Tensor, cap: float) -> tuple[Tensor, Tensor]:
+    """(true disparity float64 in 1 / metre, valid pixels nearer than `cap`), (B, H, W) each; arguments as above."""
+    low, high = span.double()[:, :, None, None].unbind(1)
+    truth = low + disparity.double() * (high - low)
+    return truth, valid & (truth * cap >= 1)
 
 
 def depth_scores(fitted: Tensor, truth: Tensor, counted: Tensor) -> dict[str, Tensor]:

@@ -6,8 +6,6 @@ import cv2
 import numpy as np
 from torch import Tensor
 
-from vstrain.systems.depth.metrics import fit_disparity
-
 # ColorBrewer's Spectral, far (blue) to near (red)
 _ANCHORS = "5e4fa2 3288bd 66c2a5 abdda4 e6f598 ffffbf fee08b fdae61 f46d43 d53e4f 9e0142"
 _SPECTRAL = np.array([list(bytes.fromhex(code)) for code in _ANCHORS.split()], np.float32)
@@ -23,11 +21,10 @@ def colour(disparity: np.ndarray) -> np.ndarray:
     return np.rint(_SPECTRAL[low] * (1 - share) + _SPECTRAL[low + 1] * share).astype(np.uint8)
 
 
-def comparison(rows: dict[str, Tensor], prediction: Tensor, cap: float) -> np.ndarray:
-    """One row a sample: image | truth | prediction | error. The prediction is fitted to the truth by scale
-    and shift and shares its colours; errors are absolute, from black to white at a quarter of the truth's
-    range. Invalid is grey."""
-    fitted, truth, _ = fit_disparity(prediction, rows["disparity"], rows["span"], rows["valid"], cap)
+def comparison(rows: dict[str, Tensor], fitted: Tensor, truth: Tensor) -> np.ndarray:
+    """One row a sample: image | truth | prediction | error, of true disparity and the prediction fitted to it (B, H, W),
+    in the same colours; errors are absolute, from black to white at a quarter of the truth's range. Invalid is
+    grey."""
     columns = (rows["image"], truth, fitted, rows["valid"], rows["span"])
     tiles = [_row(*row) for row in zip(*(column.cpu().numpy() for column in columns), strict=True)]
     return _sheet(tiles, _HEADINGS)

@@ -9,9 +9,10 @@ from vstrain.data import codecs
 from vstrain.data.depth import depth_member, depth_of
 from vstrain.data.kinds import SampleError
 from vstrain.data.reader import empty
-from vstrain.systems.depth.config import PATCH, Config
+from vstrain.systems.depth.config import PATCH, UNLABELLED, Config
 
 SKY = "0: sky"  # a sample whose json says so under "invalid" marks its sky with depth 0
+PSEUDO = "pseudo"  # json's label: a teacher's disparity, made by `vstrain label`
 
 
 def prepare(sample: dict, config: Config, rng: np.random.Generator, training: bool) -> dict[str, np.ndarray]:
@@ -22,24 +23,56 @@ def prepare(sample: dict, config: Config, rng: np.random.Generator, training: bo
     valid      bool (H, W)
     span       float32 (2,): the disparities that 0 and 1 stand for, in 1 / metre; of a sample that ships
                disparity (json: unit), over the largest of its map
+    pseudo     bool: the label is a teacher's, or will be (a source of role unlabelled: then nothing is valid)
+    flipped    bool: the item is the mirror image
+    focal      float32: focal length in sides of the item (only with config.camera)
 
     The published rule brings both sides to S or more and cuts one S x S window: random in training, the centre
     otherwise. Here the window is cut before it is resized, so nothing is computed that is thrown away; its edges
-    lie on whole pixels of the stored picture. Raises SampleError for a sample without any valid pixel."""
+    lie on whole pixels of the stored picture. A teacher's label has the size at which the teacher saw the picture:
+    the picture is brought to that first. Raises SampleError for a sample without any valid pixel."""
     bucket = getattr(sample, "bucket", None)
     size = (bucket.height, bucket.width) if bucket else (config.image_size, config.image_size)
-    stored = depth_of(sample)
-    window = source_window(stored.shape, size, rng if training else None)
+    unlabelled = getattr(sample, "role", None) == UNLABELLED
+    pseudo = unlabelled or sample["json"].get("label") == PSEUDO
+    stored = None if unlabelled else depth_of(sample)
+    picture = rgb(sample) if pseudo else None
+    if pseudo and not unlabelled and picture.shape[:2] != stored.shape:
+        picture = resize_image(picture, *stored.shape, config.antialias)
+    shape = picture.shape[:2] if unlabelled else stored.shape
+    window = source_window(shape, size, rng if training else None)
     image = empty(sample, "image", (*size, 3), np.uint8)
-    resize_into(image, cut_picture(sample, stored.shape, window, size, config.antialias), config.antialias)
-    stored, mask = resize_label(stored, window, size), sample.get("mask.png")
-    mask = None if mask is None else resize_label(mask, window, size)
-    disparity, valid = disparity_of(sample, stored, mask, config.sky)
-    if training and rng.random() < config.flip:
+    cut = picture[window] if pseudo else cut_picture(sample, shape, window, size, config.antialias)
+    resize_into(image, cut, config.antialias)
+    if unlabelled:
+        disparity, valid = np.zeros(size, np.float32), np.zeros(size, bool)
+    else:
+        masks = [
+            resize_label(sample[name], window, size) if name in sample else None for name in ("mask.png", "sky.png")
+        ]
+        disparity, valid = disparity_of(sample, resize_label(stored, window, size), *masks, config.sky)
+    flipped = training and bool(rng.random() < config.flip)
+    if flipped:
         cv2.flip(image, 1, dst=image)
         disparity, valid = disparity[:, ::-1], valid[:, ::-1]
     disparity, span = min_max(disparity, valid)
-    return {"image": image, "disparity": disparity, "valid": valid, "span": span}
+    item = {"image": image, "disparity": disparity, "valid": valid, "span": span}
+    item |= {"pseudo": np.bool_(pseudo), "flipped": np.bool_(flipped)}
+    return item | ({"focal": focal_of(sample, shape, window)} if config.camera else {})
+
+
+def focal_of(sample: dict, shape: tuple[int, ...], window: tuple[slice, slice]) -> np.float32:
+    """The focal length in heights of the window: from json's focal (pixels of the stored picture) or fovy (degrees, of the
+    stored height)."""
+    facts, height = sample["json"], window[0].stop - window[0].start
+    if isinstance(facts.get("focal"), int | float):
+        return np.float32(facts["focal"] / height)
+    if isinstance(facts.get("fovy"), int | float):
+        return np.float32(shape[0] / (2 * np.tan(np.radians(facts["fovy"]) / 2)) / height)
+    raise SampleError(
+        f"sample {sample['__key__']}: json has no focal (pixels) and no fovy (degrees); system.camera needs one of them, or "
+        "set system.camera=null"
+    )
 
 
 def cut_picture(
@@ -68,10 +101,16 @@ def rgb(sample: dict) -> np.ndarray:
     return np.stack([image] * 3, axis=2) if image.ndim == 2 else image[:, :, :3]
 
 
-def disparity_of(sample: dict, stored: np.ndarray, mask: np.ndarray | None, sky: str) -> tuple[np.ndarray, np.ndarray]:
+def disparity_of(
+    sample: dict, stored: np.ndarray, mask: np.ndarray | None, sky: np.ndarray | None, policy: str
+) -> tuple[np.ndarray, np.ndarray]:
     """(disparity float32, valid bool) of a piece (h, w) of the stored map: 1 / depth, or the stored disparity over the
-    largest of the whole map. Under sky=far, pixels known as sky are valid and have disparity 0."""
+    largest of the whole map; a teacher's as it is, 0 included. Under policy=far, pixels known as sky that have no label
+    of their own are valid and have disparity 0."""
     stored = stored.astype(np.float32, copy=False)
+    if sample["json"].get("label") == PSEUDO:
+        valid = np.isfinite(stored)
+        return np.where(valid, stored, 0), valid
     valid = np.isfinite(stored) & (stored > 0)
     if mask is not None:
         valid &= mask > 0
@@ -79,7 +118,8 @@ def disparity_of(sample: dict, stored: np.ndarray, mask: np.ndarray | None, sky:
         raise SampleError(
             f"sample {sample['__key__']}: {depth_member(sample)} has no valid pixel; leave this sample out"
         )
-    infinite = (stored == 0) if sky == "far" and sample["json"].get("invalid") == SKY else None
+    known = (stored == 0) if sample["json"].get("invalid") == SKY else None if sky is None else (sky > 0) & ~valid
+    infinite = known if policy == "far" else None
     disparity = np.zeros(stored.shape, np.float32)
     match sample["json"]["unit"]:
         case "depth":
