@@ -8,8 +8,14 @@ A system package P has
     P.module   `System(vstrain.system.System)`: the networks and their objective.
 and, where it can,
     P.evaluate `report(system, train_batches, val_batches) -> Report`: the numbers worth printing when training ends.
+    P.protocols  named evaluations on a user's data sets, torch-free until evaluated: `PROTOCOLS`, name -> class of its keys
+               (conf/protocol/NAME.yaml); `check(options, config)`, in the parent, raises InputError for missing or other input;
+               `evaluate(system, options, samples: int | None, out: Path, progress(done, total)) -> Report`.
     P.predict  `predict(system, inputs: list[Path], out: Path, progress(done, total)) -> Prediction`: results for a user's files.
+    P.label    `Labeller`: labels for pictures that have none (see vstrain.engine.label).
     P.export   `export(system, out: Path) -> list[Path]`: the layout that other libraries open.
+    P.weights  `adopt(path, stated) -> (keys, fill)`: weights made elsewhere, the keys of the Config that they decide, and what
+               copies them into a System (`vstrain adopt`). stated: the keys that the user gave.
 
 A batch is what `prepare` returned, stacked to torch tensors, plus
     key     (B,) int64    keys all random draws of the step (vstrain.data.keyed.normal and friends)
@@ -21,7 +27,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lightning
 import numpy as np
@@ -49,6 +55,7 @@ class Report:
     metrics: dict[str, float]  # written to report.json
     text: str  # printed when the run ends
     pictures: dict[str, np.ndarray] = field(default_factory=dict)  # name -> (H, W, 3) uint8
+    facts: dict[str, Any] = field(default_factory=dict)  # what pins the numbers, written beside them
 
 
 @dataclass

@@ -51,14 +51,14 @@ class Task(NamedTuple):
 class Plan:
     """What is to be made.
 
-    inputs: split -> the inputs in order; equal inputs have equal `repr`. config: JSON values that, with the inputs, decide
-    every byte. shard_samples: inputs a shard; None: 1000, fewer in a small data set so that every core has work.
+    inputs: split -> the inputs in order, a list or a range; equal inputs have equal `repr`. config: JSON values that, with
+    the inputs, decide every byte. shard_samples: inputs a shard; None: 1000, fewer in a small data set so that every core has work.
     rejected, left_out: what was found but is no input."""
 
     pipeline: str
     kind: str
     config: dict
-    inputs: dict[str, list]
+    inputs: dict[str, list | range]
     shard_samples: int | None
     shard_bytes: int
     jpeg_quality: int
@@ -79,7 +79,7 @@ class Plan:
         """What plan.json holds."""
         inputs = xxhash.xxh3_64(repr((self.rejected, self.left_out)).encode("utf-8", "surrogateescape"))
         for split, ones in self.inputs.items():
-            for one in ones:
+            for one in [ones] if isinstance(ones, range) else ones:
                 inputs.update(f"\n{split} {one!r}".encode("utf-8", "surrogateescape"))
         return {
             "format": 1,

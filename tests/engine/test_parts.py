@@ -8,6 +8,7 @@ import signal
 import pytest
 import torch
 
+from vstrain.config import checkpoints
 from vstrain.config.problems import InputError
 from vstrain.config.schema import Optim, Schedule
 from vstrain.engine import build, checkpoint, guards
@@ -44,7 +45,7 @@ def test_groups_keep_their_own_rates_and_decay():
 def save(folder, step: int, tensors: dict) -> None:
     io = checkpoint.AtomicCheckpointIO({"data": "d"})
     io.save_checkpoint(
-        {"state_dict": tensors, "global_step": step, "samples_seen": 4 * step}, folder / checkpoint.name(step)
+        {"state_dict": tensors, "global_step": step, "samples_seen": 4 * step}, folder / checkpoints.name(step)
     )
 
 
@@ -52,7 +53,7 @@ def test_checkpoints_keep_every_bit_and_shared_tensors(tmp_path):
     tied = torch.randn(3, 4)
     tensors = {"a": tied, "b": tied, "c": tied.t(), "half": torch.randn(5).bfloat16(), "n": torch.tensor(7)}
     save(tmp_path, 3, tensors)
-    back = checkpoint.AtomicCheckpointIO({}).load_checkpoint(tmp_path / checkpoint.name(3))
+    back = checkpoint.AtomicCheckpointIO({}).load_checkpoint(tmp_path / checkpoints.name(3))
     assert back["samples_seen"] == 12
     assert all(torch.equal(back["state_dict"][name], value) for name, value in tensors.items())
 
@@ -66,7 +67,7 @@ def test_last_moves_and_old_ones_go(tmp_path):
         "step-00000003",
         "step-00000004",
     ]
-    path, meta = checkpoint.latest(tmp_path)
+    path, meta = checkpoints.latest(tmp_path)
     assert path.name == "step-00000004" and meta["step"] == 4 and meta["data"] == "d"
 
 
@@ -75,7 +76,7 @@ def test_a_damaged_checkpoint_is_never_used(tmp_path, damage):
     for step in (1, 2):
         save(tmp_path / "checkpoints", step, {"a": torch.zeros(100)})
     name = {"missing": "state.pt", "meta": "meta.json"}.get(damage, "model.safetensors")
-    file = tmp_path / "checkpoints" / checkpoint.name(2) / name
+    file = tmp_path / "checkpoints" / checkpoints.name(2) / name
     data = bytearray(file.read_bytes())
     if damage == "missing":
         file.unlink()
@@ -84,10 +85,10 @@ def test_a_damaged_checkpoint_is_never_used(tmp_path, damage):
         file.write_bytes(data)
     else:
         file.write_bytes(data[: len(data) // 2])
-    assert checkpoint.latest(tmp_path)[0].name == checkpoint.name(1)
-    (tmp_path / "checkpoints" / checkpoint.name(1) / "meta.json").unlink()
+    assert checkpoints.latest(tmp_path)[0].name == checkpoints.name(1)
+    (tmp_path / "checkpoints" / checkpoints.name(1) / "meta.json").unlink()
     with pytest.raises(InputError, match="none of its 2 checkpoints is whole"):
-        checkpoint.latest(tmp_path)
+        checkpoints.latest(tmp_path)
 
 
 def test_a_full_disk_keeps_the_earlier_checkpoint_and_says_so(tmp_path, monkeypatch):
@@ -99,8 +100,8 @@ def test_a_full_disk_keeps_the_earlier_checkpoint_and_says_so(tmp_path, monkeypa
     monkeypatch.setattr(checkpoint, "save_file", full)
     with pytest.raises(InputError, match="cannot write the checkpoint .*earlier checkpoints are untouched"):
         save(tmp_path, 2, {"a": torch.zeros(4)})
-    assert [path.name for path in tmp_path.iterdir()] == [checkpoint.name(1)] and checkpoint.meta(
-        tmp_path / checkpoint.name(1)
+    assert [path.name for path in tmp_path.iterdir()] == [checkpoints.name(1)] and checkpoints.meta(
+        tmp_path / checkpoints.name(1)
     )
 
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.config.test_shipped import EXPERIMENTS
+from tests.config.test_shipped import EXPERIMENTS, words
 
 
 def test_the_plug_ins_plan_equals_the_count_by_hand(vstrain, toy_words, tmp_path):
@@ -26,6 +26,6 @@ def test_the_plug_ins_plan_equals_the_count_by_hand(vstrain, toy_words, tmp_path
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_can_be_planned(experiment, vstrain, tmp_path):
-    vstrain("plan", f"experiment={experiment}", f"run.dir={tmp_path / 'plan'}")
+    vstrain("plan", *words(experiment), f"run.dir={tmp_path / 'plan'}")
     facts = json.loads((tmp_path / "plan" / "plan.json").read_text())
     assert facts["parameters"] >= facts["trained"] > 1e5 and facts["flops_per_step"] > 1e9

@@ -104,7 +104,8 @@ class Optim(Strict):
 
 
 class Schedule(Strict):
-    name: Literal["constant", "linear", "cosine"]  # decay after the warm-up, to `final` x lr at the last step
+    name: Literal["constant", "linear", "cosine", "polynomial"]  # decay after the warm-up, to `final` x lr at the end
+    power: PositiveFloat = 1.0  # polynomial: of the share of steps that is left
     warmup_steps: NonNegativeInt
     final: Probability
 
@@ -165,6 +166,8 @@ class Run(Strict):
     dir: str | None  # sets the run directory outright
     experiment: str
     scale: str
+    stage: str = ""  # what is learned from, e.g. teacher
+    recipe: str = ""  # which variant of it, e.g. v2
 
 
 class TrainConfig(Strict):
@@ -196,6 +199,8 @@ class TrainConfig(Strict):
             raise ValueError(
                 f"strategy=single runs on one device, trainer.devices={self.trainer.devices}; use strategy=ddp"
             )
+        if self.run.recipe == "unknown":
+            raise ValueError("recipe=…: this experiment has no such recipe; leave it out, or take one that conf/variant has")
         if self.data.train.urls and self.data.train.sources:
             raise ValueError("data.train has both urls and sources; give one of them")
         for source in self.data.train.all_sources() if isinstance(self.system, SystemConfig) else ():
@@ -213,6 +218,14 @@ class PlanConfig(TrainConfig):
     """`vstrain plan`: the configuration of a training run, looked at and not run."""
 
     verb: Literal["plan"]
+
+
+class AdoptConfig(TrainConfig):
+    """`vstrain adopt`: a run of this configuration, made from weights that come from elsewhere."""
+
+    verb: Literal["adopt"]
+    weights: str  # a file, a folder or an address that the system's part `weights` reads
+    stated: list[str]  # names of the system keys that the user gave, written by the verb
 
 
 class Job(Strict):
@@ -234,7 +247,15 @@ class PredictConfig(Job):
 class EvalConfig(Job):
     verb: Literal["eval"]
     urls: list[str] | None  # shards to evaluate on; null: the run's validation shards
-    samples: PositiveInt | None
+    protocol: dict[str, Any] | None  # keys of a named evaluation of the system (conf/protocol), instead of shards
+    samples: PositiveInt | None  # only the first so many
+    output: str | None  # where results go; null: the run directory
+
+    @model_validator(mode="after")
+    def _one_source(self) -> EvalConfig:
+        if self.urls is not None and self.protocol is not None:
+            raise ValueError("urls and protocol are two ways to say what to evaluate on; give one of them")
+        return self
 
 
 class ExportConfig(Job):
@@ -242,10 +263,29 @@ class ExportConfig(Job):
     output: str | None
 
 
+class LabelConfig(Job):
+    """`vstrain label`: a trained system labels shards of pictures."""
+
+    verb: Literal["label"]
+    urls: list[str]  # shards with pictures
+    output: str  # folder of the labelled shards
+    batch_size: PositiveInt
+    size: PositiveInt | None  # short side of what the teacher sees, pixels; null: as it was trained
+    flip: bool  # average with the mirror image
+    precision: Literal["32", "bf16"]
+    limit: PositiveInt | None  # the first so many pictures
+    shard_samples: PositiveInt  # pictures of one shard
+    devices: PositiveInt  # processes on this node
+    part: str  # auto, all, or 2/8: the second of eight jobs that share the work
+    overwrite: bool
+
+
 MODELS: dict[str, type[Strict]] = {
     "train": TrainConfig,
     "plan": PlanConfig,
+    "adopt": AdoptConfig,
     "predict": PredictConfig,
     "eval": EvalConfig,
     "export": ExportConfig,
+    "label": LabelConfig,
 }

@@ -25,8 +25,11 @@ DepthSample = TypedDict(
         # read are also depth.png, depth.exr, depth.npy, depth.npz (vstrain.data.depth)
         "depth.pco": np.ndarray,
         "mask.png": NotRequired[np.ndarray],  # uint8 (H, W): 0 invalid, else valid
+        "sky.png": NotRequired[np.ndarray],  # uint8 (H, W): not 0 is sky, where the depth is 0
         # {"unit": "depth" | "disparity", "look": "synthetic" | "real" | ..., "source": str, ...,
-        #  "depth_scale": float; needed for stored integers only: x depth_scale = metres or disparity}
+        #  "depth_scale": float; needed for stored integers only: x depth_scale = metres or disparity,
+        #  "focal": float; focal length along x in pixels of the stored picture, where it is known,
+        #  "metric": False; where depth is known up to a factor only}
         "json": dict,
     },
 )
@@ -119,7 +122,7 @@ KINDS = {
         Kind(
             "depth",
             (PICTURE, "depth.pco|depth.png|depth.exr|depth.npy|depth.npz", "json"),
-            optional=("mask.png",),
+            optional=("mask.png", "sky.png"),
         ),
         Kind("story", ("mp4", "json")),
         Kind(

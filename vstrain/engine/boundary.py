@@ -10,6 +10,7 @@ import cv2
 import torch
 from lightning.pytorch import Callback, Trainer
 
+from vstrain.config import checkpoints
 from vstrain.config.schema import TrainConfig
 from vstrain.data.keyed import draw_key
 from vstrain.engine import build, checkpoint, guards
@@ -135,7 +136,7 @@ class StepBoundary(Callback):
 
     def _save(self, trainer: Trainer, step: int) -> None:
         folder = self.run_dir / "checkpoints"
-        trainer.save_checkpoint(folder / checkpoint.name(step))
+        trainer.save_checkpoint(folder / checkpoints.name(step))
         if trainer.is_global_zero:
             checkpoint.point_last(folder, step, self.config.callbacks.checkpoint.keep)
 

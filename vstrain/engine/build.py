@@ -66,8 +66,8 @@ def rate_factor(schedule: Schedule, step: int, steps: int) -> float:
     match schedule.name:
         case "constant":
             return 1.0
-        case "linear":
-            shape = 1 - progress
+        case "linear" | "polynomial":
+            shape = (1 - progress) ** schedule.power
         case "cosine":
             shape = (1 + float(torch.cos(torch.tensor(torch.pi * progress, dtype=torch.float64)))) / 2
     return schedule.final + (1 - schedule.final) * shape

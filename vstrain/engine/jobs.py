@@ -9,7 +9,15 @@ import torch
 
 from vstrain.config.schema import Strict
 
-MODULES = {"train": "train", "predict": "predict", "eval": "evaluate", "export": "export", "plan": "plan"}
+MODULES = {
+    "train": "train",
+    "predict": "predict",
+    "eval": "evaluate",
+    "export": "export",
+    "label": "label",
+    "plan": "plan",
+    "adopt": "adopt",
+}
 
 
 def run(config: Strict, run_dir: Path) -> str:

@@ -58,5 +58,5 @@ def files(path: Path) -> list[Path]:
         if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
     )
     if not found:
-        raise InputError(f"input={path}: the folder holds no file; give a photo or a folder of photos")
+        raise InputError(f"input={path}: the folder holds no file; give a photo, a video or a folder of them")
     return found

@@ -7,13 +7,14 @@ import os
 from pathlib import Path
 
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from vstrain.config import rundir
+from vstrain.config import checkpoints, rundir
 from vstrain.config.problems import InputError
 from vstrain.config.schema import Job, TrainConfig
 from vstrain.config.validate import validate
-from vstrain.engine import build, checkpoint
+from vstrain.engine import build
 from vstrain.system import System
 
 log = logging.getLogger("vstrain")
@@ -21,15 +22,15 @@ log = logging.getLogger("vstrain")
 
 def restore(job: Job) -> tuple[System, TrainConfig, Path]:
     """(system in evaluation mode on its device, the configuration it was trained with, the checkpoint's folder)."""
-    run_dir, path = checkpoint.find(Path(job.ckpt))
+    run_dir, path = checkpoints.find(Path(job.ckpt), "ckpt")
     values = rundir.load(run_dir)
-    values["system"] = values["system"] | job.system
+    values["system"] = OmegaConf.to_container(OmegaConf.merge(values["system"], job.system))
     config = validate(values, TrainConfig)
     system = build.build_system(config)
     system.trains = False
     system.configure_model()
     try:
-        system.load_state_dict(load_file(path / checkpoint.WEIGHTS))
+        system.load_state_dict(load_file(path / checkpoints.WEIGHTS))
     except RuntimeError as error:
         raise InputError(
             f"ckpt={path}: its weights do not fit system {config.system.module} ({str(error).splitlines()[-1].strip()}); "

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Trainer
 
-from vstrain.config import rundir
+from vstrain.config import checkpoints, rundir
 from vstrain.config.problems import InputError
 from vstrain.config.schema import TrainConfig
 from vstrain.data.keyed import draw_key
@@ -28,10 +28,12 @@ def run(config: TrainConfig, run_dir: Path) -> str:
     stop = guards.StopFlag()
     stop.install()
     share = build.share()
+    path, facts = checkpoints.latest(run_dir) or (None, {"step": 0})
+    if path:
+        check_has_state(facts, path)
     batches = build.Batches(config, run_dir)
     torch.manual_seed(draw_key(config.seed, -1, 0))  # the same weights on every rank
     system = build.build_system(config)
-    path, facts = checkpoint.latest(run_dir) or (None, {"step": 0})
     start = facts["step"]
     if path:
         check_resumable(facts, batches, path)
@@ -62,6 +64,14 @@ def identity(config: TrainConfig, batches: build.Batches) -> dict[str, str]:
         "data": batches.fingerprint,
         "system": config.system.module,
     }
+
+
+def check_has_state(facts: dict, path: Path) -> None:
+    if checkpoints.STATE not in facts["files"]:
+        raise InputError(
+            f"{path}: adopted weights, without an optimiser to go on with; start a new run that begins from them "
+            "(depth: experiment=depth_finetune system.init=RUN_DIR)"
+        )
 
 
 def check_resumable(facts: dict, batches: build.Batches, path: Path) -> None:

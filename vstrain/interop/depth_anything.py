@@ -10,15 +10,22 @@ from elsewhere.
 from __future__ import annotations
 
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
-from transformers import Dinov2Backbone
+from transformers import Dinov2Backbone, PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
 
 from vstrain.config.problems import InputError
 
 State = dict[str, Tensor]
 DOWNLOAD = "https://dl.fbaipublicfiles.com/dinov2/dinov2_{0}14/dinov2_{0}14_pretrain.pth"
+RELEASES = {384: "vits", 768: "vitb", 1024: "vitl", 1536: "vitg"}  # by width
 
 
 def to_hf(official: State) -> State:
@@ -90,42 +97,72 @@ def encoder_names(blocks: int, swiglu: bool) -> dict[str, tuple[str, ...]]:
     return names
 
 
-def load_encoder(backbone: Dinov2Backbone, path: str) -> None:
-    """Copy a DINOv2 checkpoint into `backbone`: an official .pth (also the encoder of a Depth Anything file),
-    a .safetensors or a Hugging Face folder. Raises InputError."""
-    state = unwrap(read_state(Path(path)))
+def disk_state(model: PreTrainedModel, state: State | None = None) -> State:
+    """`state` (default: the model's own), by the names that a live `model` has, by the names that it has on disk."""
+    return revert_weight_conversion(model, model.state_dict() if state is None else state)
+
+
+def load_encoder(backbone: Dinov2Backbone, path: str, key: str) -> None:
+    """Copy a DINOv2 checkpoint into `backbone`: an official .pth, the encoder of a Depth Anything file, a .safetensors, a
+    Hugging Face folder, or hub:OWNER/NAME. `key` named `path`. Raises InputError."""
+    place = hub_folder(path, key) if path.startswith("hub:") else Path(path)
+    if not place.exists():
+        raise InputError(f"{key}={path}: no such file; {_remedy(backbone, key)}")
+    state = unwrap(read_state(place, key))
     for prefix in ("pretrained.", "backbone.", "dinov2."):
         if any(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
-    shape = (backbone.config.num_hidden_layers, backbone.config.use_swiglu_ffn)
-    names = encoder_names(*shape)
+    names = encoder_names(backbone.config.num_hidden_layers, backbone.config.use_swiglu_ffn)
     if "cls_token" in state:
-        state = _split(_same_names(state, names, path), names)
-    hf_names = [hf for cut in names.values() for hf in cut]
-    state = _same_names(state, hf_names, path)
-    expected = tuple(backbone.embeddings.position_embeddings.shape)
-    if (found := tuple(state["embeddings.position_embeddings"].shape)) != expected:
-        raise InputError(f"system.init={path}: its position table is {found}, this network's is {expected}")
-    loaded = Dinov2Backbone.from_pretrained(None, config=backbone.config, state_dict=state)
+        state = _split(_same_names(state, names, f"{key}={path}"), names)
+    fill_encoder(backbone, state, f"{key}={path}")
+
+
+def fill_encoder(backbone: Dinov2Backbone, state: State, source: str) -> None:
+    """Copy `state`, by the names on disk, into `backbone`. Raises InputError, naming `source`, where it does not fit."""
+    expected = {name: tuple(tensor.shape) for name, tensor in disk_state(backbone).items()}
+    _same_names(state, expected, source)
+    for name, shape in expected.items():
+        if (found := tuple(state[name].shape)) != shape:
+            what = "position table" if name == "embeddings.position_embeddings" else name
+            raise InputError(f"{source}: its {what} is {found}, this network's is {shape}; give the file of this size")
+    loaded = Dinov2Backbone.from_pretrained(None, config=backbone.config, state_dict=dict(state))
     backbone.load_state_dict(loaded.state_dict())
 
 
-def read_state(path: Path) -> dict:
-    """The tensors of a .pth or .safetensors file, or of the model.safetensors of a Hugging Face folder, on
-    the CPU."""
+def hub_folder(address: str, key: str) -> Path:
+    """The local copy of hub:OWNER/NAME, downloaded where it is not there yet."""
+    name = address.removeprefix("hub:")
+    try:
+        return Path(snapshot_download(name, allow_patterns=["config.json", "*.safetensors"]))
+    except (OSError, ValueError, HfHubHTTPError) as error:  # not reachable, no such name, not a name
+        raise InputError(
+            f"{key}={address}: cannot download it ({str(error).splitlines()[0]}); check the name and the connection, or give "
+            "the path of a copy that you downloaded elsewhere"
+        ) from error
+
+
+def read_state(path: Path, key: str) -> dict:
+    """The tensors of a .pth or .safetensors file, or of the model.safetensors of a Hugging Face folder, on the CPU."""
     if path.is_dir():
         path = path / "model.safetensors"
     if not path.is_file():
-        releases = ", ".join(DOWNLOAD.format(name) for name in ("vits", "vitb", "vitl", "vitg"))
-        raise InputError(
-            f"system.init={path}: no such file; download the DINOv2 release of your encoder to this path "
-            f"({releases}), or set system.init=random"
-        )
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
+        raise InputError(f"{key}={path}: no such file; give a .pth, a .safetensors or a folder with model.safetensors")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError, EOFError, SafetensorError, UnpicklingError) as error:
+        raise InputError(f"{key}={path}: not readable as tensors ({str(error).splitlines()[0]}); download it again") from error
 
-        return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
+
+def _remedy(backbone: Dinov2Backbone, key: str) -> str:
+    """What to do where a configured file of this encoder is missing."""
+    dim = backbone.config.hidden_size
+    random = f"set {key}=random to start from random weights on purpose (far more data and steps are needed)"
+    if dim not in RELEASES:
+        return f"DINOv2 has no release {dim} wide: {random}"
+    return f"download {DOWNLOAD.format(RELEASES[dim])} to this path, or {random}"
 
 
 def _affine(pairs) -> dict[str, tuple[str, ...]]:

@@ -51,7 +51,7 @@ def test_baselines_are_the_best_of_their_kind():
         {"disparity": d[None], "valid": v[None], "weight": w[None]}
         for d, v, w in zip(disparity, valid, weight, strict=True)
     ]
-    mean, plane = baselines(batches)
+    mean, plane = baselines(batches, absolute=False).values()
     d, v = disparity[:2].double().numpy(), valid[:2].numpy()
     seen = v.any(0)
     np.testing.assert_allclose(mean.numpy()[seen], (d * v).sum(0)[seen] / v.sum(0)[seen])
@@ -83,3 +83,17 @@ def test_report_separates_a_trained_model_from_the_baselines(make_system, scene_
     assert result.metrics["model/abs_rel"] == pytest.approx(expected["abs_rel"].mean().item(), rel=1e-5)
     assert expected["loss_shuffled"].mean() > 1.5 * expected["loss"].mean()
     assert f"{result.metrics['plane/delta1']:.3f}" in result.text and "16 held-out images" in result.text
+
+
+def test_a_metric_report_fits_nothing_and_unlabelled_training_has_no_baselines(make_system, scene_batch):
+    system, batch = make_system(output="metric", max_depth=20, depth_cap=20.0), scene_batch()
+    metrics = report(system, [batch], [batch]).metrics
+    low, high = batch["span"].double().unbind(1)
+    truth = low[:, None, None] + batch["disparity"].double() * (high - low)[:, None, None]
+    mean = truth.mean(0)
+    assert metrics["mean_map/abs_rel"] == pytest.approx((truth / mean - 1).abs().mean().item(), rel=1e-4)
+    with torch.no_grad():
+        expected = (system(batch["image"]).double() * truth - 1).abs().mean().item()
+    assert metrics["model/abs_rel"] == pytest.approx(expected, rel=1e-4)
+    batch["valid"] = torch.zeros_like(batch["valid"])
+    assert baselines([batch], absolute=False) == {}

@@ -9,7 +9,7 @@ from vstrain.systems.depth.pictures import colour
 from vstrain.systems.depth.student import view
 
 PERTURB = {
-    "on": "all",
+    "which": "all",
     "jitter": 1.0,
     "brightness": 0.5,
     "contrast": 0.5,

@@ -24,7 +24,7 @@ class Loss(Strict):
 class Perturb(Strict):
     """Changes of training pictures, made on the device (see vstrain.nn.augment)."""
 
-    on: Literal["all", "pseudo"]  # pseudo: pseudo-labelled pictures alone
+    which: Literal["all", "pseudo"]  # pseudo: pseudo-labelled pictures alone
     jitter: Probability  # of a change of colours
     brightness: Annotated[float, Field(ge=0)]  # a factor from 1 - x to 1 + x, as contrast and saturation
     contrast: Annotated[float, Field(ge=0)]
@@ -56,16 +56,62 @@ class Student(Strict):
     teacher: str | None  # labels sources of role `unlabelled` while training: a run directory, an export, or a .pth
 
 
+class Stereo(Strict):
+    shift: Annotated[float, Field(gt=0, le=10)]  # between the two views, from nearest to farthest, percent of the width
+    plane: Probability  # the disparity, 0 far to 1 near, that stays in the plane of the screen
+
+
+class Parallax(Strict):
+    shift: Annotated[float, Field(gt=0, le=10)]  # from rest, from nearest to farthest, percent of the width
+    plane: Probability  # the disparity, 0 far to 1 near, that rests
+    seconds: PositiveFloat  # of one turn of the camera
+    fps: PositiveInt
+    side: Annotated[int, Field(ge=16)]  # at most so many pixels, longest side
+
+
+class Video(Strict):
+    """Depth of videos, see scene/steady.py."""
+
+    static: PositiveFloat  # of 255: a pixel that changes less between two frames is taken to be still
+    cut: Probability  # a frame that correlates less with the one before, where still, begins a new shot
+    momentum: Annotated[float, Field(ge=0, lt=1)]  # of the range that is displayed
+
+
+class Predict(Strict):
+    """What `vstrain predict` makes of photos and videos (docs/depth_predict.md)."""
+
+    # of a photo: depth, cloud, mesh, stereo, anaglyph, parallax; of a video: depth, frames, stereo, anaglyph
+    outputs: Annotated[
+        list[Literal["depth", "cloud", "mesh", "stereo", "anaglyph", "parallax", "frames"]], Field(min_length=1)
+    ]
+    size: Annotated[int, Field(gt=0, multiple_of=PATCH)] | None  # short side in the network; null: image_size
+    tile: Annotated[int, Field(ge=PATCH)] | Literal["auto"] | None  # pixels of the photo, a side; null: seen whole
+    fov: Annotated[float, Field(gt=1, lt=170)]  # horizontal, degrees, of a photo whose EXIF names no focal length
+    far_ratio: Annotated[float, Field(gt=1)]  # relative depth: the farthest point over the nearest
+    edge: Probability  # a jump between neighbours of more than this share (disparity: of its range) parts two surfaces
+    points: PositiveInt  # of a cloud, at most
+    vertices: Annotated[int, Field(ge=4)]  # of a mesh, at most
+    quality: Annotated[int, Field(ge=1, le=100)]  # of JPEGs
+    crf: Annotated[int, Field(ge=0, le=51)]  # of H.264 videos, 0 is lossless
+    stereo: Stereo
+    parallax: Parallax
+    video: Video
+
+
+class Export(Strict):
+    onnx: bool  # an ONNX file besides; needs vstrain[onnx]
+
+
 class Config(SystemConfig):
     size: Literal["tiny", "vits", "vitb", "vitl", "vitg"]  # encoder and head widths, see network.SIZES
     version: Literal["v1", "v2"]  # which blocks the head reads: the last four, or four spread over the depth
     output: Literal["relative", "metric"]  # disparity of free scale and shift, or metres
-    max_depth: PositiveFloat | None  # metric: metres at which the output ends (published: 20 indoor, 80 outdoor)
+    max_depth: PositiveInt | None  # metric: metres at which the output ends (published: 20 indoor, 80 outdoor)
     pos_embed: Literal["official", "hf"]  # resampling of the position table at sizes other than its own
     init: str  # "random", or a DINOv2 checkpoint (.pth, .safetensors or a Hugging Face folder) for the encoder
     init_parts: Literal["encoder", "all"]  # what is taken from init; all: a depth network, head and encoder
     image_size: Annotated[int, Field(gt=0, multiple_of=PATCH)]  # side of the training crop, pixels
-    predict_size: Annotated[int, Field(gt=0, multiple_of=PATCH)] | None  # short side in predict; null: image_size
+    predict: Predict
     antialias: bool  # average areas before a photo is shrunk more than twofold (published: false)
     sky: Literal["far", "ignore"]  # far: known sky has disparity 0 and enters the loss; ignore: it is invalid
     flip: Probability  # of a horizontal flip
@@ -75,6 +121,7 @@ class Config(SystemConfig):
     head_lr_scale: PositiveFloat  # learning rate of everything but the encoder, times optim.lr
     loss: Loss
     depth_cap: PositiveFloat  # metres: scores floor aligned disparity at 1 / cap and leave farther pixels out
+    export: Export
     pictures: PositiveInt  # rows of the validation picture
 
     def members(self, role: str | None) -> list[str] | None:

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vstrain.interop.depth_anything import load_encoder
 from vstrain.nn import augment
 from vstrain.system import Objective, ParamGroup
 from vstrain.system import System as BaseSystem
@@ -15,6 +14,7 @@ from vstrain.systems.depth.metrics import depth_scores, fit_disparity, truth_dis
 from vstrain.systems.depth.network import build_network
 from vstrain.systems.depth.objective import alignment_loss, cutmix_loss, depth_loss, silog_loss
 from vstrain.systems.depth.pictures import comparison
+from vstrain.systems.depth.weights import load_network
 
 Batch = dict[str, Tensor]
 
@@ -27,13 +27,15 @@ class System(BaseSystem):
         self.net = build_network(c.size, c.version, c.pos_embed, c.max_depth)
         meta = self.net.device.type == "meta"
         if c.init != "random" and self.trains and not meta:
-            load_encoder(self.net.backbone, c.init)
+            load_network(self.net, c.init, "system.init", encoder_only=c.init_parts == "encoder")
         self.net.to(memory_format=torch.channels_last)
         self.teacher = self.reference = None
         if teaching and teaching.alignment:
             self.project = student.projection(c.size, teaching.alignment)
             if self.trains:
-                self.reference = student.reference_encoder(teaching.alignment, load_encoder, c.pos_embed)
+                self.reference = student.reference_encoder(teaching.alignment, c.pos_embed)
+        if teaching and teaching.teacher and self.trains:
+            self.teacher = student.frozen_teacher(teaching.teacher)
 
     def forward(self, image: Tensor, focal: Tensor | None = None) -> Tensor:
         """uint8 RGB (B, H, W, 3), sides multiples of 14, to (B, H, W): disparity, >= 0, of free scale and shift; or, with

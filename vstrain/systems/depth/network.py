@@ -55,7 +55,7 @@ class OfficialEmbeddings(Dinov2Embeddings):
         return torch.cat((table[:, :1], grid), dim=1)
 
 
-def hf_config(size: str, version: str, max_depth: float | None = None) -> DepthAnythingConfig:
+def hf_config(size: str, version: str, max_depth: int | None = None) -> DepthAnythingConfig:
     """The transformers configuration of a size; `version` (v1 | v2) decides which blocks the head reads;
     `max_depth` makes it metric: sigmoid x max_depth metres instead of ReLU."""
     s = SIZES[size]
@@ -84,7 +84,7 @@ def hf_config(size: str, version: str, max_depth: float | None = None) -> DepthA
 
 
 def build_network(
-    size: str, version: str, pos_embed: str, max_depth: float | None = None
+    size: str, version: str, pos_embed: str, max_depth: int | None = None
 ) -> DepthAnythingForDepthEstimation:
     """A randomly initialised network. Its `predicted_depth` is (B, H, W) for pictures (B, 3, H, W) normalised by
     vstrain.nn.augment.normalise, H and W multiples of 14: disparity-like, >= 0, larger is nearer; with `max_depth`,

@@ -103,14 +103,15 @@ def least_squares(prediction: Tensor, target: Tensor, valid: Tensor) -> tuple[Te
 
 def residual_cost(residual: Tensor, valid: Tensor, rho: str, drop: Tensor | None = None) -> Tensor:
     """mae: mean |R| (V1 eq. 3). mse: mean R^2 / 2, trimmed_mae: sum of the smallest 80 % of |R| over 2M (MiDaS).
-    With `drop`, M counts what is left when that share of the pixels, the largest |R|, is dropped."""
+    With `drop`, M counts the pixels whose |R| is below the percentile 100 (1 - drop), and they alone cost."""
     count = valid.sum((1, 2))
     size = residual.abs()
     if drop is None and rho != "trimmed_mae":
         return (size if rho == "mae" else size.square() / 2).sum((1, 2)) / count.clamp_min(1)
     ordered = size.masked_fill(~valid, torch.inf).flatten(1).sort(1).values
     if drop is not None:
-        count = ((1 - drop.double()) * count - EPS).ceil().long()
+        below = ((1 - drop.double()) * (count - 1) - EPS).ceil().clamp_min(0).long()  # ranks below the percentile
+        count = torch.where(drop > 0, below, count)
     rank = torch.arange(ordered.shape[1], device=ordered.device)
     kept = rank < ((TRIM * count).floor() if rho == "trimmed_mae" else count).unsqueeze(1)
     cost = ordered if rho == "mae" else ordered.square() / 2 if rho == "mse" else ordered / 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 
 class UnreadablePhoto(ValueError):
@@ -22,12 +22,24 @@ def read_photo(path: Path) -> np.ndarray:
     except FileNotFoundError as error:
         raise UnreadablePhoto("no such file; check the path") from error
     except Image.UnidentifiedImageError as error:
+        if path.suffix.lower() in (".heic", ".heif"):
+            raise UnreadablePhoto("HEIC pictures are not read; export the photo as JPEG") from error
         raise UnreadablePhoto("not a picture; expected JPEG, PNG, TIFF, WebP or what else Pillow reads") from error
     except Image.DecompressionBombError as error:
         limit = f"{2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels"
         raise UnreadablePhoto(f"more than {limit}; scale it down first") from error
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow's decoders raise on damaged files
         raise UnreadablePhoto(f"the picture does not decode ({error}); it may be cut short") from error
+
+
+def focal_35mm(path: Path) -> float | None:
+    """The 35 mm equivalent focal length in millimetres that a readable photo's EXIF states, None without one."""
+    with Image.open(path) as image:
+        stated = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.FocalLengthIn35mmFilm)
+    try:
+        return float(stated) if stated and 1 <= float(stated) <= 10_000 else None  # 0 is "unknown"
+    except (TypeError, ValueError, ZeroDivisionError):
+        return None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

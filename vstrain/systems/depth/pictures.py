@@ -11,6 +11,7 @@ _ANCHORS = "5e4fa2 3288bd 66c2a5 abdda4 e6f598 ffffbf fee08b fdae61 f46d43 d53e4
 _SPECTRAL = np.array([list(bytes.fromhex(code)) for code in _ANCHORS.split()], np.float32)
 _HEADINGS = ("image", "truth", "prediction", "error of 1/depth")
 _TILE, _GAP, _HEAD = 252, 6, 34  # pixels
+_VIEW = 1600  # pixels: longest side of a photo in `beside`
 
 
 def colour(disparity: np.ndarray) -> np.ndarray:
@@ -19,6 +20,14 @@ def colour(disparity: np.ndarray) -> np.ndarray:
     low = np.minimum(position.astype(int), len(_SPECTRAL) - 2)
     share = (position - low)[..., None]
     return np.rint(_SPECTRAL[low] * (1 - share) + _SPECTRAL[low + 1] * share).astype(np.uint8)
+
+
+def beside(photo: np.ndarray, coloured: np.ndarray) -> np.ndarray:
+    """The photo and its coloured map (H, W, 3) beside each other, at most 1600 pixels a side each."""
+    share = min(1, _VIEW / max(photo.shape[:2]))
+    size = tuple(max(1, round(side * share)) for side in photo.shape[1::-1])
+    left, right = (cv2.resize(x, size, interpolation=cv2.INTER_AREA) for x in (photo, coloured))
+    return np.concatenate((left, np.full((size[1], 8, 3), 255, np.uint8), right), axis=1)
 
 
 def comparison(rows: dict[str, Tensor], fitted: Tensor, truth: Tensor) -> np.ndarray:

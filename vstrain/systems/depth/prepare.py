@@ -11,6 +11,7 @@ from vstrain.data.kinds import SampleError
 from vstrain.data.reader import empty
 from vstrain.systems.depth.config import PATCH, UNLABELLED, Config
 
+MAX_PATCHES = 8192  # of one picture; a longer panorama enters the network smaller, so memory stays bounded
 SKY = "0: sky"  # a sample whose json says so under "invalid" marks its sky with depth 0
 PSEUDO = "pseudo"  # json's label: a teacher's disparity, made by `vstrain label`
 
@@ -150,6 +151,14 @@ def network_size(height: int, width: int, lower: int) -> tuple[int, int]:
     Halves go to the even multiple."""
     scale = max(lower / height, lower / width)
     return round(height * scale / PATCH) * PATCH, round(width * scale / PATCH) * PATCH
+
+
+def bounded_size(height: int, width: int, lower: int) -> tuple[int, int]:
+    """`network_size`, with the long side cut down where the whole would hold more than MAX_PATCHES
+    patches."""
+    size = network_size(height, width, lower)
+    longest = max(PATCH, MAX_PATCHES * PATCH**2 // min(size) // PATCH * PATCH)
+    return min(size[0], longest), min(size[1], longest)
 
 
 def resize_image(image: np.ndarray, height: int, width: int, antialias: bool) -> np.ndarray:

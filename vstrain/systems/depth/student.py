@@ -12,6 +12,7 @@ from vstrain.nn import augment
 from vstrain.nn.frozen import Frozen
 from vstrain.systems.depth.config import Alignment, Perturb, Student
 from vstrain.systems.depth.network import SIZES, build_network
+from vstrain.systems.depth.weights import fill, load_network, read_network
 
 
 class View(NamedTuple):
@@ -28,7 +29,7 @@ def view(config: Perturb | None, batch: dict[str, Tensor]) -> View:
     if config is None:
         return View(augment.normalise(batch["image"]))
     pixels, key = augment.to_float(batch["image"]), batch["key"]
-    chosen = batch["pseudo"] if config.on == "pseudo" else torch.ones_like(batch["pseudo"])
+    chosen = batch["pseudo"] if config.which == "pseudo" else torch.ones_like(batch["pseudo"])
     changed = augment.colour_jitter(
         pixels, key, config.brightness, config.contrast, config.saturation, config.hue, config.jitter
     )
@@ -84,7 +85,7 @@ def taught(teacher: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     flip = batch["flipped"][:, None, None]
     image = torch.where(flip[..., None], batch["image"].flip(2), batch["image"])
     with torch.autocast(image.device.type, enabled=False):
-        disparity = teacher(pixel_values=augment.normalise(image)).predicted_depth
+        disparity = teacher(pixel_values=augment.normalise(image)).predicted_depth.float()
     disparity = torch.where(flip, disparity.flip(2), disparity)
     low, high = disparity.flatten(1).aminmax(dim=1)
     unit = (disparity - low[:, None, None]) / (high - low).clamp_min(torch.finfo(torch.float32).tiny)[:, None, None]
@@ -96,12 +97,26 @@ def taught(teacher: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def reference_encoder(config: Alignment, load, pos_embed: str) -> Frozen:
-    """The frozen encoder that features are aligned to. `load(backbone, path)` fills it."""
-    backbone = build_network(config.size, "v2", pos_embed).backbone
-    if config.init != "random" and backbone.device.type != "meta":
-        load(backbone, config.init)
-    return Frozen(backbone)
+def reference_encoder(config: Alignment, pos_embed: str) -> Frozen:
+    """The frozen encoder that features are aligned to."""
+    net = build_network(config.size, "v2", pos_embed)
+    if config.init != "random" and net.device.type != "meta":
+        load_network(net, config.init, "system.student.alignment.init", encoder_only=True)
+    return Frozen(net.backbone)
+
+
+def frozen_teacher(path: str) -> Frozen | None:
+    """The network that labels while the student trains, as its own file says it is; None without storage (`vstrain plan`)."""
+    if torch.get_default_device().type == "meta":
+        return None
+    key = "system.student.teacher"
+    network = read_network(path, key)
+    facts = network.facts
+    if facts.output != "relative":
+        raise InputError(f"{key}={path}: it predicts metres; a student learns from a relative model's disparity")
+    net = build_network(facts.size, facts.version, facts.pos_embed)
+    fill(net, network.state, f"{key}={path}")
+    return Frozen(net)
 
 
 def projection(size: str, config: Alignment) -> nn.Module:
