@@ -6,11 +6,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vstrain.config.problems import InputError
 from vstrain.systems.depth.config import Config
 from vstrain.systems.depth.protocols.config import PROTOCOLS, DepthProtocol, Protocol
 from vstrain.systems.depth.protocols.listing import find
+
+if TYPE_CHECKING:
+    from vstrain.system import Report, System
 
 __all__ = ["PROTOCOLS", "check", "evaluate"]
 
@@ -25,8 +29,8 @@ def check(options: Protocol, config: Config) -> None:
 
 
 def evaluate(
-    system, options: Protocol, samples: int | None, out: Path, progress: Callable[[int, int], None]
-):  # -> vstrain.system.Report
+    system: System, options: Protocol, samples: int | None, out: Path, progress: Callable[[int, int], None]
+) -> Report:
     """Scores of `system` by the protocol, on its first `samples` images (None: all); writes `out`/images.csv.
     `progress(done, total)` is called after each image. Raises InputError for a file that cannot be read."""
     from vstrain.systems.depth.protocols import run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import cv2
@@ -22,6 +23,14 @@ def picture(path: Path) -> np.ndarray:
         raise InputError(f"{path}: {problem}") from problem
 
 
+def jpeg(path: Path) -> np.ndarray:
+    """uint8 RGB (H, W, 3) as the pixels are stored, whatever the EXIF tag says of turning them."""
+    try:
+        return codecs.decode("jpg", content(path))
+    except ValueError as error:
+        raise InputError(f"{path}: does not decode as JPEG ({error}); it may be cut short") from error
+
+
 def content(path: Path) -> bytes:
     try:
         return path.read_bytes()
@@ -37,7 +46,7 @@ def array(path: Path) -> np.ndarray:
             values = codecs.decode(path.name.lower(), data)
         else:
             values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except (ValueError, OSError, cv2.error) as error:
+    except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, cv2.error) as error:
         raise InputError(f"{path}: does not decode as {suffix}; it may be cut short") from error
     if isinstance(values, dict):
         names = [name for name in values if name.lower() in ARRAY_NAMES] or list(values)

@@ -24,6 +24,8 @@ def evaluate(system, options: Protocol, samples: int | None, out: Path, progress
     else:
         rows, empty, picture = ordinal.evaluate(system, options, chosen, progress)
         how, counted, pooled = ordinal.describe(metric), "pairs", True
+    if system.config.camera is not None:
+        how += f" | every picture's field of view {system.config.predict.fov:g} degrees (system.predict.fov)"
     if not rows:
         raise InputError(
             f"root={options.root}: none of {len(chosen)} images has anything to score with these options ({how}); "

@@ -33,7 +33,7 @@ def find(root: Path, options: DepthProtocol) -> Listing:
 
 
 def _read(image: Path, depth: Path) -> tuple[np.ndarray, np.ndarray]:
-    photo, data = files.picture(image), files.content(depth)
+    photo, data = files.jpeg(image), files.content(depth)
     if len(data) != 4 * photo.shape[0] * photo.shape[1]:
         raise InputError(
             f"{depth}: {len(data)} bytes; expected {4 * photo.shape[0] * photo.shape[1]}, a float32 for each pixel of "

@@ -75,11 +75,10 @@ class Remap:
 
     def find(self, path: str) -> Path | None:
         parts = PurePosixPath(path).parts
-        ways = [(base, cut) for cut in range(max(1, len(parts) - self.parts + 1)) for base in self.bases]
-        for way in (*self._worked, *ways):
-            found = _picture([way[0]], PurePosixPath(*parts[way[1] :])) if len(parts) - way[1] >= self.parts else None
-            if found is not None:
-                self._worked = [way, *(other for other in self._worked if other != way)]
+        ends = range(max(0, len(parts) - self.parts) + 1)
+        for base, cut in (*self._worked, *((base, cut) for cut in ends for base in self.bases)):
+            if cut in ends and (found := _picture([base], PurePosixPath(*parts[cut:]))):
+                self._worked = [(base, cut), *(way for way in self._worked if way != (base, cut))]
                 return found
         return None
 
