@@ -34,8 +34,8 @@ from benchmarks.data.functions import BATCH
 from benchmarks.data.measure import Job, spawn
 from benchmarks.data.peer import Bare, TorchHandOver
 from benchmarks.data.peers import PEERS, all_peers
-from benchmarks.data.report import Report, around, median, ratio
 from benchmarks.data.torch_peers import WebDatasetStateful
+from benchmarks.report import Report, around, median, ratio
 
 US, WDS, BARE, STATEFUL = ours.Ours.name, "webdataset", Bare.name, WebDatasetStateful.name
 PAGE = Path(__file__).parents[2] / "docs" / "data.md"

@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 from vstrain.config import checkpoints, rundir
+from vstrain.config.problems import InputError
 from vstrain.config.schema import AdoptConfig, TrainConfig
 from vstrain.config.validate import validate
 from vstrain.engine import build, checkpoint
@@ -21,7 +22,11 @@ def threads(config: AdoptConfig) -> int:
 def run(config: AdoptConfig, run_dir: Path) -> str:
     values = config.model_dump(mode="json", exclude={"weights", "stated"}) | {"verb": "train"}
     stated = {name: value for name, value in values["system"].items() if name in config.stated}
-    changes, fill = build.part(config.system, "weights").adopt(config.weights, stated)
+    try:
+        changes, fill = build.part(config.system, "weights").adopt(config.weights, stated)
+    except InputError:
+        (run_dir / "resolved.yaml").unlink()  # no run yet: the same words with what was missing may use this directory
+        raise
     values["system"] |= changes
     trained = validate(values, TrainConfig)
     system = build.build_system(trained)

@@ -153,7 +153,9 @@ def read_state(path: Path, key: str) -> dict:
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, OSError, EOFError, SafetensorError, UnpicklingError) as error:
-        raise InputError(f"{key}={path}: not readable as tensors ({str(error).splitlines()[0]}); download it again") from error
+        raise InputError(
+            f"{key}={path}: not readable as tensors ({str(error).splitlines()[0]}); download it again"
+        ) from error
 
 
 def _remedy(backbone: Dinov2Backbone, key: str) -> str:

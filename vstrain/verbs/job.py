@@ -7,6 +7,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from omegaconf import OmegaConf
 from pydantic import ValidationError
 
 from launch import local
@@ -83,7 +84,7 @@ def check_protocol(values: dict, system: SystemConfig, origin) -> list[Problem]:
 def trained(config: Job) -> TrainConfig:
     """The configuration of the run that made the checkpoint, with the job's `system.*` changes."""
     values = rundir.load(run_of(Path(config.ckpt)))
-    values["system"] = values["system"] | config.system
+    values["system"] = OmegaConf.to_container(OmegaConf.merge(values["system"], config.system))
     return validate(values, TrainConfig)
 
 

@@ -1,12 +1,14 @@
-"""Official and Hugging Face checkpoints: names, bit-exact round trips, files that other libraries open."""
+"""Official and Hugging Face checkpoints: names, bit-exact round trips, encoders from every layout."""
+
+import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 
+from tests.systems.depth.test_depth_network import PUBLISHED
 from vstrain.config.problems import InputError
-from vstrain.interop.depth_anything import depth_names, encoder_names, to_hf, to_official
+from vstrain.interop import depth_anything
+from vstrain.interop.depth_anything import depth_names, disk_state, encoder_names, to_hf, to_official
 from vstrain.systems.depth.export import export
 from vstrain.systems.depth.network import SIZES, build_network
 
@@ -18,20 +20,44 @@ def official_state(blocks: int, dim: int = 6, swiglu: bool = False) -> dict[str,
     return {name: torch.randn(3 * dim, dim) if ".qkv." in name else torch.randn(4, 3) for name in names}
 
 
-@pytest.mark.parametrize(("size", "tensors"), [("vits", 239), ("vitb", 239), ("vitl", 407), ("vitg", 631)])
-def test_tensor_counts_of_both_layouts(size, tensors):
-    s = SIZES[size]
-    names = depth_names(s.depth, s.swiglu)
-    hf = [part for cut in names.values() for part in cut]
-    assert len(names) == tensors and len(hf) == len(set(hf)) == tensors + 4 * s.depth
+def bits(state: dict) -> dict[str, bytes]:
+    return {name: tensor.contiguous().numpy().tobytes() for name, tensor in state.items()}
 
 
-@pytest.mark.parametrize("swiglu", [False, True])
-def test_round_trip_of_an_official_file_is_bit_exact(swiglu):
+@pytest.mark.parametrize("max_depth", [None, 20])
+@pytest.mark.parametrize("size", PUBLISHED)
+def test_published_counts_in_both_layouts_and_both_ways(size, max_depth):
+    """Names, shapes and numbers of tensors and parameters, of the network as transformers builds it, without storage."""
+    with torch.device("meta"):
+        hf = disk_state(build_network(size, "v2", "official", max_depth))
+    official = to_official(hf)
+    back = to_hf(official)
+    parameters, encoder, _, tensors = PUBLISHED[size]
+    assert len(official) == tensors and len(hf) == tensors + 4 * SIZES[size].depth
+    assert sum(x.numel() for x in official.values()) == parameters
+    assert sum(x.numel() for name, x in official.items() if name.startswith("pretrained.")) == encoder
+    assert {name: x.shape for name, x in back.items()} == {name: x.shape for name, x in hf.items()}
+
+
+@pytest.mark.parametrize(("size", "max_depth"), [("vits", None), ("vits", 20), ("vitb", None)])
+def test_round_trips_of_a_whole_network_keep_every_bit(size, max_depth):
     torch.manual_seed(0)
-    state = official_state(2, swiglu=swiglu)
-    back = to_official(to_hf(state))
-    assert list(back) == list(state) and all(torch.equal(back[name], state[name]) for name in state)
+    hf = disk_state(build_network(size, "v2", "official", max_depth))
+    for tensor in hf.values():
+        tensor.view(-1)[0] = float("nan")  # survives a copy, no arithmetic
+    before, official = bits(hf), to_official(hf)
+    there = bits(official)
+    assert bits(to_hf(official)) == before
+    assert bits(to_official(to_hf(official))) == there
+
+
+@pytest.mark.parametrize(("size", "swiglu"), [("vitl", False), ("vitg", True)])
+def test_round_trips_of_the_deep_sizes_with_narrow_tensors(size, swiglu):
+    torch.manual_seed(0)
+    official = official_state(SIZES[size].depth, swiglu=swiglu)
+    assert len(official) == PUBLISHED[size][3]
+    hf = to_hf(official)
+    assert bits(to_official(hf)) == bits(official) and bits(to_hf(to_official(hf))) == bits(hf)
 
 
 def test_known_names_and_rows():
@@ -63,23 +89,6 @@ def test_missing_and_unknown_tensors_are_named():
         to_hf(state)
 
 
-def test_export_opens_in_transformers_and_is_equal_at_the_native_size(make_system, tmp_path):
-    system = make_system(image_size=126)
-    paths = export(system, tmp_path)
-    assert all(path.is_file() for path in paths)
-    loaded = AutoModelForDepthEstimation.from_pretrained(tmp_path).eval()
-    image = torch.randint(0, 256, (1, 126, 126, 3), dtype=torch.uint8)
-    processor = AutoImageProcessor.from_pretrained(tmp_path, backend="pil")
-    pixels = processor(images=[image[0].numpy()], return_tensors="pt")["pixel_values"]
-    with torch.no_grad():
-        torch.testing.assert_close(loaded(pixels).predicted_depth, system(image), atol=1e-5, rtol=1e-5)
-    official = torch.load(tmp_path / "depth_anything_v2_tiny.pth")
-    assert set(official) == set(depth_names(SIZES["tiny"].depth, False))
-    hf = load_file(tmp_path / "model.safetensors")
-    back = to_hf(official)
-    assert set(back) == set(hf) and all(torch.equal(back[name], hf[name]) for name in hf)
-
-
 @pytest.mark.parametrize("layout", ["dinov2.pth", "depth_anything.pth", "hf.safetensors", "hf folder"])
 def test_encoder_init_from_every_layout(make_system, tmp_path, layout):
     source = make_system(seed=1)
@@ -104,17 +113,54 @@ def test_encoder_init_from_every_layout(make_system, tmp_path, layout):
         assert same if name.startswith("backbone.") else same == (name == "head.conv3.bias")
 
 
+def test_a_missing_file_names_the_release_of_the_configured_size(make_system, tmp_path):
+    for size, hint in {
+        "tiny": "DINOv2 has no release 128 wide: set system.init=random .*on purpose",
+        "vits": r"download \S+/dinov2_vits14_pretrain.pth to this path, or set system.init=random .*on purpose",
+        "vitb": r"dinov2_vitb14_pretrain.pth",
+    }.items():
+        with pytest.raises(InputError, match=rf"system.init=.*absent.pth: no such file; .*{hint}"):
+            make_system(size=size, init=str(tmp_path / "absent.pth"))
+
+
 def test_init_errors_say_what_to_do(make_system, tmp_path):
-    with pytest.raises(InputError, match=r"no such file; download the DINOv2 release .*dinov2_vits14_pretrain.pth"):
-        make_system(init=str(tmp_path / "absent.pth"))
     with torch.device("meta"):
         other = build_network("vits", "v2", "official").backbone
     state = {name: torch.zeros(1) for name in encoder_names(len(other.encoder.layer), False)}
     torch.save(state, tmp_path / "deep.pth")
     with pytest.raises(InputError, match=r"deep.pth: its tensors are not this network's: 0 missing .*unknown"):
         make_system(init=str(tmp_path / "deep.pth"))
-    state = torch.load(export(make_system(), tmp_path)[-1])
+    export(make_system(), tmp_path)
+    state = torch.load(tmp_path / "depth_anything_v2_tiny.pth")
     state["pretrained.pos_embed"] = torch.zeros(1, 1370, 128)
     torch.save(state, tmp_path / "grid.pth")
     with pytest.raises(InputError, match=r"grid.pth: its position table is \(1, 1370, 128\), this network's is"):
         make_system(init=str(tmp_path / "grid.pth"))
+    (tmp_path / "broken.pth").write_bytes(b"<html>404</html>")
+    with pytest.raises(InputError, match=r"system.init=.*broken.pth: not readable as tensors .*download it again"):
+        make_system(init=str(tmp_path / "broken.pth"))
+
+
+def test_init_from_the_hub_is_a_folder_or_one_sentence(make_system, tmp_path, monkeypatch):
+    source = make_system(seed=1)
+    source.net.backbone.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "dinov2"
+    asked = []
+
+    def download(name, allow_patterns):
+        asked.append(name)
+        return tmp_path
+
+    monkeypatch.setattr(depth_anything, "snapshot_download", download)
+    mine = make_system(seed=2, init="hub:facebook/dinov2-tiny").net.backbone.state_dict()
+    assert asked == ["facebook/dinov2-tiny"]
+    assert all(torch.equal(tensor, mine[name]) for name, tensor in source.net.backbone.state_dict().items())
+
+    def unreachable(name, allow_patterns):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(depth_anything, "snapshot_download", unreachable)
+    with pytest.raises(
+        InputError, match=r"init=hub:a/b: cannot download it \(no route to host\); .*give the path of a copy"
+    ):
+        make_system(init="hub:a/b")

@@ -73,7 +73,7 @@ class Video(Strict):
     """Depth of videos, see scene/steady.py."""
 
     static: PositiveFloat  # of 255: a pixel that changes less between two frames is taken to be still
-    cut: Probability  # a frame that correlates less with the one before, where still, begins a new shot
+    cut: Probability  # a picture that correlates less with the one before begins a new shot
     momentum: Annotated[float, Field(ge=0, lt=1)]  # of the range that is displayed
 
 

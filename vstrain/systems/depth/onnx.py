@@ -48,6 +48,7 @@ def export_onnx(net: DepthAnythingForDepthEstimation, path: Path) -> list[Path]:
     net = copy.deepcopy(net).cpu().float().eval().to(memory_format=torch.contiguous_format)
     graph = Graph(net)
     batch, *sides = (torch.export.Dim(name, min=1, max=MOST) for name in ("batch", "rows", "columns"))
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # says of each operator of torchvision that it is not there
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -85,7 +86,14 @@ def compare(net: DepthAnythingForDepthEstimation, path: Path) -> None:
                 "this file; install the versions in constraints.txt"
             )
         difference, largest = (found - expected).abs().max().item(), expected.abs().max().item()
-        log.info("ONNX %d x %d x %d: differs by at most %.1e from PyTorch, of %.3g", batch, height, width, difference, largest)
+        log.info(
+            "ONNX %d x %d x %d: differs by at most %.1e from PyTorch, of %.3g",
+            batch,
+            height,
+            width,
+            difference,
+            largest,
+        )
         if not difference <= TOLERANCE * largest:
             raise InputError(
                 f"{path}: at {height} x {width} ONNX Runtime differs by {difference:.3g} of {largest:.3g} from PyTorch; do "
@@ -107,7 +115,9 @@ class Graph(nn.Module):
         grid = size[0] // PATCH, size[1] // PATCH
         head = self.net.head
         fused = self.net.neck(self.net.backbone(pixel_values).feature_maps, *grid)[head.head_in_index]
-        depth = F.interpolate(head.conv1(fused), (grid[0] * PATCH, grid[1] * PATCH), mode="bilinear", align_corners=True)
+        depth = F.interpolate(
+            head.conv1(fused), (grid[0] * PATCH, grid[1] * PATCH), mode="bilinear", align_corners=True
+        )
         depth = head.conv3(head.activation1(head.conv2(depth)))
         return (head.activation2(depth) * head.max_depth).squeeze(1)
 
@@ -132,9 +142,7 @@ def table_side(embeddings: Dinov2Embeddings) -> int:
     return math.isqrt(embeddings.position_embeddings.shape[1] - 1)
 
 
-def resample(
-    embeddings: Dinov2Embeddings, rows: int, columns: int, step: Callable[[int, Tensor], Tensor]
-) -> Tensor:
+def resample(embeddings: Dinov2Embeddings, rows: int, columns: int, step: Callable[[int, Tensor], Tensor]) -> Tensor:
     """The position table (1, 1 + rows columns, D); step(side, count): the distance of two targets in patches of the table."""
     table, side = embeddings.position_embeddings, table_side(embeddings)
     # sizes as tensors, so that the graph decides and not the exporter

@@ -89,7 +89,9 @@ def read_network(path: str, key: str, stated: dict | None = None) -> Network:
         )
     for name in FIXED & set(stated):
         if (found := getattr(network.facts, name)) != stated[name]:
-            raise InputError(f"{key}={path}: its {name} is {found}, not {stated[name]}; leave {name} out or give another file")
+            raise InputError(
+                f"{key}={path}: its {name} is {found}, not {stated[name]}; leave {name} out or give another file"
+            )
     network = network._replace(facts=_facts(network.facts.model_dump() | stated, key))
     _check(network, f"{key}={path}")
     return network
@@ -133,7 +135,9 @@ def fill(net: DepthAnythingForDepthEstimation, state: State, source: str) -> Non
 def adopt(path: str, stated: dict) -> tuple[dict, Callable[[System], None]]:
     """For `vstrain adopt`: (the keys of the system's Config that the weights decide, what copies them into a system).
     `stated`: the keys that the user gave."""
-    network = read_network(path, "weights", {name: value for name, value in stated.items() if name in Facts.model_fields})
+    network = read_network(
+        path, "weights", {name: value for name, value in stated.items() if name in Facts.model_fields}
+    )
     changes = network.facts.model_dump(exclude={"digest"}, exclude_none=True) | {"init": path, "init_parts": "all"}
     changes |= {"max_depth": network.facts.max_depth, "camera": network.facts.camera}
     return changes, partial(_fill_system, network.state, path)
@@ -203,7 +207,9 @@ def _from_official(path: Path, key: str, stated: dict) -> Network:
         )
     facts = _facts(stated | values, str(_beside(path)))
     if facts.digest and facts.digest != digest_of(state):
-        raise InputError(f"{key}={path}: not the file that {_beside(path)} describes; bring back that file, or remove the .json")
+        raise InputError(
+            f"{key}={path}: not the file that {_beside(path)} describes; bring back that file, or remove the .json"
+        )
     return Network(state, facts)
 
 
@@ -252,4 +258,6 @@ def _check_shapes(expected: dict[str, torch.Size], state: dict[str, Tensor], sou
     for name, shape in expected.items():
         if state[name].shape != shape:
             what = "position table" if name.endswith("position_embeddings") else name
-            raise InputError(f"{source}: its {what} is {tuple(state[name].shape)}, this network's is {tuple(shape)}; check size")
+            raise InputError(
+                f"{source}: its {what} is {tuple(state[name].shape)}, this network's is {tuple(shape)}; check size"
+            )

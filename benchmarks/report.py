@@ -1,4 +1,4 @@
-"""Tables and demanded figures, printed while the benchmark runs and written between the markers of docs/data.md."""
+"""Tables and demanded figures, printed while the benchmark runs and written between the markers of a page under docs/."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
-BEGIN, END = "<!-- benchmark:begin -->", "<!-- benchmark:end -->"
+
+def markers(name: str) -> tuple[str, str]:
+    return f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
 
 
 @dataclass
@@ -48,19 +50,20 @@ class Report:
         self.say("", "**Demanded and measured**")
         self.table(["what", "demanded", "measured", "", "note"], rows)
 
-    def write(self, page: Path) -> None:
-        """Replace what stands between the markers of `page`."""
-        before, after = around(page)
+    def write(self, page: Path, name: str = "benchmark") -> None:
+        """Replace what stands between the markers `name` of `page`."""
+        before, after = around(page, name)
+        begin, end = markers(name)
         body = "\n".join(self.lines).strip("\n")
-        page.write_text(f"{before}{BEGIN}\n{body}\n{END}{after}")
+        page.write_text(f"{before}{begin}\n{body}\n{end}{after}")
 
 
-def around(page: Path) -> tuple[str, str]:
-    """What stands before and after the markers of `page`."""
-    text = page.read_text()
-    if BEGIN not in text or END not in text:
-        raise SystemExit(f"{page}: the lines {BEGIN} and {END} are missing; put them where the tables belong")
-    return text.split(BEGIN)[0], text.split(END)[1]
+def around(page: Path, name: str = "benchmark") -> tuple[str, str]:
+    """What stands before and after the markers `name` of `page`."""
+    text, (begin, end) = page.read_text(), markers(name)
+    if begin not in text or end not in text:
+        raise SystemExit(f"{page}: the lines {begin} and {end} are missing; put them where the tables belong")
+    return text.split(begin)[0], text.split(end)[1]
 
 
 def _table(heads: list[str], rows: list[list]) -> list[str]:
