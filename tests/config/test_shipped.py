@@ -6,10 +6,12 @@ import pytest
 import torch
 import yaml
 
+from vstrain.config import rundir
 from vstrain.config.command import Command
 from vstrain.config.compose import CONF
 from vstrain.config.problems import ConfigError
 from vstrain.config.schema import MODELS, TrainConfig
+from vstrain.config.validate import validate
 from vstrain.engine import build
 from vstrain.verbs import embedded
 
@@ -114,3 +116,12 @@ def test_job_roots_hold_exactly_the_keys_of_their_schema(verb):
         "hydra",
     }
     assert keys == set(MODELS[verb].model_fields)
+
+
+def test_a_run_from_before_a_key_existed_takes_its_shipped_value(tmp_path):
+    values = compose("experiment=depth_teacher").model_dump(mode="json")
+    del values["system"]["checkpointing"], values["system"]["predict"]["crf"]
+    values["system"]["flip"] = 0.125
+    (tmp_path / "resolved.yaml").write_text(yaml.safe_dump(values))
+    loaded = validate(rundir.load(tmp_path), TrainConfig).system
+    assert loaded.checkpointing is False and loaded.predict.crf == 18 and loaded.flip == 0.125 and loaded.size == "tiny"

@@ -21,8 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from vstrain.config.problems import ConfigError, Problem, nearest
-
-CONF = Path(__file__).parents[2] / "conf"
+from vstrain.config.rundir import CONF
 
 
 class Composer:

@@ -25,6 +25,8 @@ from pydantic import BaseModel
 
 from vstrain.config.problems import ConfigError, Problem
 
+CONF = Path(__file__).parents[2] / "conf"
+
 PACKAGES = (
     "vstrain",
     "torch",
@@ -93,7 +95,27 @@ def load(path: Path) -> dict:
                 )
             ]
         )
-    return yaml.safe_load(file.read_text())
+    return with_new_keys(yaml.safe_load(file.read_text()))
+
+
+def with_new_keys(values: dict) -> dict:
+    """Keys of a shipped system that did not exist when a run was made take their shipped values, so that old runs load."""
+    system = values.get("system") or {}
+    for path in (CONF / "system").glob("*.yaml"):
+        shipped = yaml.safe_load(path.read_text())
+        if shipped["module"] == system.get("module"):
+            return values | {"system": _filled(system, shipped)}
+    return values
+
+
+def _filled(values: dict, shipped: dict) -> dict:
+    missing = {name: value for name, value in shipped.items() if name not in values and value != "???"}
+    inner = {
+        name: _filled(values[name], value)
+        for name, value in shipped.items()
+        if isinstance(value, dict) and isinstance(values.get(name), dict)
+    }
+    return values | missing | inner
 
 
 def set_state(path: Path, status: str, **fields) -> None:
