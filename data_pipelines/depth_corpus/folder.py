@@ -1,6 +1,6 @@
 """Pairing the files of a folder.
 
-A file's role (image, depth or mask) is read off its name where the names in its folder differ in what they
+A file's role (image, depth, mask or sky) is read off its name where the names in its folder differ in what they
 say, else off the nearest folder that says it, else off its format. What is left of path and name when the
 role words are taken away must agree: `a/rgb/7.jpg`, `a/depth/7.png` and `a/7_depth.npy` are all "a/7".
 Or two globs say it: what their wildcards match must agree.
@@ -18,6 +18,7 @@ from data_pipelines.depth_corpus.pairs import (
     DEPTH_NAMES,
     IMAGE_NAMES,
     MASK_NAMES,
+    SKY_NAMES,
     SPLITS,
     Found,
     Pair,
@@ -27,22 +28,24 @@ from vstrain.config.problems import InputError
 
 PHOTOS = (".jpg", ".jpeg", ".webp", ".bmp")  # formats that hold no depth
 PICTURES = (*PHOTOS, ".png", ".tif", ".tiff")
-ARRAYS = (".npy", ".npz", ".pfm", ".exr")  # formats that hold depth or masks only
+ARRAYS = (".npy", ".npz", ".pfm", ".exr", ".h5", ".hdf5")  # formats that hold depth or masks only
 ROLES = {
     **dict.fromkeys(IMAGE_NAMES, "image"),
     **dict.fromkeys(DEPTH_NAMES, "depth"),
     **dict.fromkeys(MASK_NAMES, "mask"),
+    **dict.fromkeys(SKY_NAMES, "sky"),
 }
 WORDS = "|".join(sorted(ROLES, key=len, reverse=True))
 FIRST = re.compile(rf"^({WORDS})(?=$|[_\-. \d])[_\-. ]*")
 LAST = re.compile(rf"(?:^|(?<=\d)|[_\-. ]+)({WORDS})$")
 
 Name = tuple[str, ...]  # what the files of one sample have in common
+Roles = dict[str, dict[Name, list[str]]]  # role -> name -> files
 
 
 def find(source: Path, config: Config) -> Found:
     """The pairs below `source`. Raises InputError when there is nothing to pair or more than one way to."""
-    files = _walk(source)
+    files = walk(source)
     if not files:
         raise InputError(
             f"{source}: the folder is empty; expected images with depth files (layouts: docs/depth_corpus.md)"
@@ -58,7 +61,8 @@ def find(source: Path, config: Config) -> Found:
             f"{PurePosixPath(file).suffix.lower()} (mask)" for names in roles["mask"].values() for file in names
         )
         roles["mask"] = {}
-    _refuse_ambiguity(source, roles)
+    fix = "say which to take with image_pattern= and depth_pattern= (and mask_pattern=)"
+    refuse_ambiguity(source, roles, fix)
     return _join(
         source,
         {role: {name: found[0] for name, found in names.items()} for role, names in roles.items()},
@@ -67,7 +71,7 @@ def find(source: Path, config: Config) -> Found:
     )
 
 
-def _walk(source: Path) -> list[str]:
+def walk(source: Path) -> list[str]:
     """Every file below `source`, links followed, hidden ones left out: sorted relative paths."""
     files, seen = [], set()
     for folder, folders, names in os.walk(source, followlinks=True):
@@ -92,17 +96,17 @@ def _strip(word: str) -> tuple[str, set[str]]:
 
 
 def _strongest(roles: set[str]) -> str | None:
-    return next((role for role in ("mask", "depth", "image") if role in roles), None)
+    return next((role for role in ("sky", "mask", "depth", "image") if role in roles), None)
 
 
-def _by_name(files: list[str]) -> tuple[dict[str, dict[Name, list[str]]], Counter]:
+def _by_name(files: list[str]) -> tuple[Roles, Counter]:
     usable = [file for file in files if file.lower().endswith((*PICTURES, *ARRAYS))]
     other = Counter(PurePosixPath(file).suffix.lower() or "no extension" for file in set(files) - set(usable))
     stems = {file: _strip(PurePosixPath(file).stem) for file in usable}
     told = defaultdict(set)
     for file, (_, said) in stems.items():
         told[PurePosixPath(file).parent].add(_strongest(said))
-    roles: dict[str, dict[Name, list[str]]] = {role: defaultdict(list) for role in ("image", "depth", "mask")}
+    roles: Roles = {role: defaultdict(list) for role in ("image", "depth", "mask", "sky")}
     for file, (stem, said) in stems.items():
         parent = PurePosixPath(file).parent
         by_stem, by_folder, folders = _strongest(said), None, []
@@ -116,11 +120,18 @@ def _by_name(files: list[str]) -> tuple[dict[str, dict[Name, list[str]]], Counte
         if role == "image" and file.lower().endswith(ARRAYS):
             role = "depth"
         roles[role][(*reversed(folders), stem)].append(file)
+    _scenes_called_sky(roles)
     _same_stem(roles)
     return roles, other
 
 
-def _same_stem(roles: dict[str, dict[Name, list[str]]]) -> None:
+def _scenes_called_sky(roles: Roles) -> None:
+    """`sky/7.jpg` beside `sky/7_depth.png` is no mask of any image: the folder is a scene."""
+    for name in [name for name in roles["sky"] if name not in roles["image"] and name in roles["depth"]]:
+        roles["image"][name] = roles["sky"].pop(name)
+
+
+def _same_stem(roles: Roles) -> None:
     """`7.jpg` beside `7.png`, and nothing else says what is what: jpg, webp or bmp is the photo."""
     for name, files in roles["image"].items():
         photos = [file for file in files if file.lower().endswith(PHOTOS)]
@@ -130,13 +141,14 @@ def _same_stem(roles: dict[str, dict[Name, list[str]]]) -> None:
             roles["image"][name] = photos
 
 
-def _by_pattern(files: list[str], config: Config) -> tuple[dict[str, dict[Name, list[str]]], Counter]:
-    roles: dict[str, dict[Name, list[str]]] = {role: defaultdict(list) for role in ("image", "depth", "mask")}
+def _by_pattern(files: list[str], config: Config) -> tuple[Roles, Counter]:
+    roles: Roles = {role: defaultdict(list) for role in ("image", "depth", "mask", "sky")}
     used: set[str] = set()
     for role, pattern in (
         ("image", config.image_pattern),
         ("depth", config.depth_pattern),
         ("mask", config.mask_pattern),
+        ("sky", config.sky_pattern),
     ):
         regex = re.compile(_regex(pattern)) if pattern else None
         for file in files:
@@ -157,26 +169,25 @@ def _regex(glob: str) -> str:
     return "".join(parts.get(part) or re.escape(part) for part in re.split(r"(\*\*/|\*|\?)", glob))
 
 
-def _refuse_ambiguity(source: Path, roles: dict[str, dict[Name, list[str]]]) -> None:
+def refuse_ambiguity(source: Path, roles: Roles, fix: str) -> None:
     for role, names in roles.items():
         doubles = [files for files in names.values() if len(files) > 1]
         if doubles:
             more = f" (and {len(doubles) - 1} more like this)" if len(doubles) > 1 else ""
             raise InputError(
-                f"{source}: one sample has {len(doubles[0])} {role} files: {', '.join(doubles[0])}{more}; "
-                "say which to take with image_pattern= and depth_pattern= (and mask_pattern=)"
+                f"{source}: one sample has {len(doubles[0])} {role} files: {', '.join(doubles[0])}{more}; {fix}"
             )
 
 
 def _join(source: Path, roles: dict[str, dict[Name, str]], how: str, other: Counter) -> Found:
-    depths = _adopt(roles["image"], roles["depth"])
-    masks = _adopt(roles["image"], roles["mask"])
+    depths, masks, skies = (_adopt(roles["image"], roles[role]) for role in ("depth", "mask", "sky"))
     pairs = [
         Pair(
             "/".join(part for part in name if part) or PurePosixPath(file).stem,
             source / file,
             source / depths[name],
             source / masks[name] if name in masks else None,
+            source / skies[name] if name in skies else None,
             SPLITS.get(PurePosixPath(file).parts[0].lower()) if "/" in file else None,
             str(PurePosixPath(file).parent),
         )
@@ -188,7 +199,7 @@ def _join(source: Path, roles: dict[str, dict[Name, str]], how: str, other: Coun
         raise InputError(
             f"{source}: {images} images and {counted} depth files, and no pair among them{_example(roles)}; "
             "expected sister folders such as rgb/ and depth/, or names such as 7.jpg with 7_depth.png; "
-            f"image_pattern= and depth_pattern= name other layouts{_listed('; other files: ', other)}"
+            f"image_pattern= and depth_pattern= name other layouts{listed('; other files: ', other)}"
         )
     masked = sum(pair.mask is not None for pair in pairs)
     how = (
@@ -196,8 +207,10 @@ def _join(source: Path, roles: dict[str, dict[Name, str]], how: str, other: Coun
         f"{pairs[0].image.relative_to(source)} + {pairs[0].depth.relative_to(source)}"
     )
     how += f"; {masked} with a mask" if masked else ""
-    how += _listed("; other files left alone: ", other)
-    return Found(how, pairs, _lone(source, roles, depths, masks))
+    how += f"; {len(skies)} with a sky file" if skies else ""
+    how += listed("; other files left alone: ", other)
+    used = {*depths.values(), *masks.values(), *skies.values()}
+    return Found(how, pairs, lone(source, roles, depths, used))
 
 
 def _adopt(images: dict[Name, str], others: dict[Name, str]) -> dict[Name, str]:
@@ -218,11 +231,9 @@ def _adopt(images: dict[Name, str], others: dict[Name, str]) -> dict[Name, str]:
     }
 
 
-def _lone(
-    source: Path, roles: dict[str, dict[Name, str]], depths: dict[Name, str], masks: dict[Name, str]
-) -> list[Rejected]:
-    used = {*depths.values(), *masks.values()}
-    lone = [
+def lone(source: Path, roles: dict[str, dict[Name, str]], depths: dict[Name, str], used: set[str]) -> list[Rejected]:
+    """Images that have no depth in `depths`, and other files that are not among those `used` with an image."""
+    left = [
         Rejected(
             file,
             "image without depth",
@@ -234,16 +245,17 @@ def _lone(
     for role, fix in (
         ("depth", "add the image or remove the depth file"),
         ("mask", "add the image or remove the mask"),
+        ("sky", "add the image or remove the sky file"),
     ):
-        lone += [
+        left += [
             Rejected(file, f"{role} without image", f"{source / file}: no image belongs to this {role} file; {fix}")
             for file in roles[role].values()
             if file not in used
         ]
-    return lone
+    return left
 
 
-def _listed(words: str, other: Counter) -> str:
+def listed(words: str, other: Counter) -> str:
     return words + ", ".join(f"{count} {kind}" for kind, count in sorted(other.items())) if other else ""
 
 

@@ -1,6 +1,6 @@
 """Pairs that a manifest lists: .csv, .tsv (a header line) or .jsonl (an object a line).
 
-Columns: image, depth and, where wanted, mask, key, split (train or val). Paths are relative to the manifest.
+Columns: image, depth and, where wanted, mask, sky, key, split (train or val). Paths are relative to the manifest.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from data_pipelines.depth_corpus.pairs import (
     DEPTH_NAMES,
     IMAGE_NAMES,
     MASK_NAMES,
+    SKY_NAMES,
     SPLITS,
     Found,
     Pair,
@@ -42,7 +43,8 @@ def find(source: Path, config: Config) -> Found:
         )
     columns = list(dict.fromkeys(name for _, row in good for name in row))
     names = {
-        role: column(source, columns, role, getattr(config, f"{role}_column")) for role in ("image", "depth", "mask")
+        role: column(source, columns, role, getattr(config, f"{role}_column"))
+        for role in ("image", "depth", "mask", "sky")
     }
     pairs, seen = [], {}
     for line, row in good:
@@ -60,7 +62,7 @@ def find(source: Path, config: Config) -> Found:
             pairs.append(pair)
         else:
             rejected.append(pair)
-    masks = f" and mask={names['mask']}" if names["mask"] else ""
+    masks = "".join(f" and {role}={names[role]}" for role in ("mask", "sky") if names[role])
     return Found(
         f"{len(rows)} lines of {source.name}, columns image={names['image']}, depth={names['depth']}{masks}",
         pairs,
@@ -69,12 +71,12 @@ def find(source: Path, config: Config) -> Found:
 
 
 def column(source: Path, columns: list[str], role: str, given: str | None) -> str | None:
-    """The column of a role: the config's choice, else one with a known name; a mask may be absent."""
-    names = {"image": IMAGE_NAMES, "depth": DEPTH_NAMES, "mask": MASK_NAMES}[role]
+    """The column of a role: the config's choice, else one with a known name; mask and sky may be absent."""
+    names = {"image": IMAGE_NAMES, "depth": DEPTH_NAMES, "mask": MASK_NAMES, "sky": SKY_NAMES}[role]
     chosen = given or guess_column(columns, names)
     if chosen in columns:
         return chosen
-    if role == "mask" and given is None:
+    if role in ("mask", "sky") and given is None:
         return None
     missing = f"no column {given!r}" if given else f"no one column that is surely the {role}"
     raise InputError(f"{source}: {missing} (columns: {', '.join(columns)}); name it with {role}_column=")
@@ -138,6 +140,7 @@ def _pair(source: Path, row: dict, names: dict[str, str | None], config: Config,
         source.parent / image,
         source.parent / values["depth"],
         source.parent / mask if mask else None,
+        source.parent / values["sky"] if values.get("sky") else None,
         SPLITS[str(split).lower()] if split else None,
         image.parent.as_posix(),
     )

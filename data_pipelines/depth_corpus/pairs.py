@@ -16,6 +16,7 @@ IMAGE_NAMES = ("image", "images", "img", "imgs", "im", "rgb", "color", "colors",
 DEPTH_NAMES = ("depth", "depths", "depthmap", "depthmaps", "disparity", "disparities", "disp", "disps",
                "gt", "groundtruth", "ground_truth")  # fmt: skip
 MASK_NAMES = ("mask", "masks", "valid", "validity")
+SKY_NAMES = ("sky", "skies", "sky_mask", "sky_masks")
 SPLITS = dict.fromkeys(("train", "training"), "train") | dict.fromkeys(("val", "valid", "validation", "test"), "val")
 
 
@@ -40,6 +41,7 @@ class Pair:
     image: Path | Cell
     depth: Path | Cell
     mask: Path | Cell | None = None
+    sky: Path | Cell | None = None
     split: str | None = None
     group: str = ""
 

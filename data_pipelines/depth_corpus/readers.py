@@ -13,9 +13,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from vstrain.config.problems import InputError
+
 EXIF_ORIENTATION = 0x0112
 LOSSY = ("JPEG", "WEBP", "MPO")
-DEPTH_NAMES = {"depth", "disparity", "z"}  # what a depth array is called inside a .npz or .exr
+DEPTH_NAMES = {"depth", "disparity", "z"}  # what a depth array is called inside a .npz, .exr or .h5
 
 
 class ReadError(ValueError):
@@ -65,6 +67,8 @@ def read_depth(name: str, data: bytes | np.ndarray) -> np.ndarray:
             values = _pfm(name, data)
         case "exr":
             values = _exr(name, data)
+        case "hdf5":
+            values = _hdf5(name, data)
         case "tiff":
             values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
             if values is None:
@@ -75,12 +79,13 @@ def read_depth(name: str, data: bytes | np.ndarray) -> np.ndarray:
     return _plane(name, values)
 
 
-def read_mask(name: str, data: bytes | np.ndarray) -> np.ndarray:
-    """bool (H, W): True where the mask is not zero (in a lossy picture: brighter than half)."""
-    if isinstance(data, np.ndarray) or _format(name, data) in ("npy", "npz", "pfm", "exr"):
-        return read_depth(name, data) != 0
+def read_mask(name: str, data: bytes | np.ndarray, above: float | None = None) -> np.ndarray:
+    """bool (H, W): True where the mask is more than `above`; None: not zero (in a lossy picture: brighter than half)."""
+    if isinstance(data, np.ndarray) or _format(name, data) in ("npy", "npz", "pfm", "exr", "hdf5"):
+        values = read_depth(name, data)
+        return values != 0 if above is None else values > above
     image = _open(name, data, "a mask (png, npy or another picture)")
-    threshold = 127 if image.format in LOSSY else 0
+    threshold = above if above is not None else 127 if image.format in LOSSY else 0
     values = np.asarray(image if image.mode in ("1", "L", "P") or image.mode[0] in "IF" else image.convert("RGB"))
     return (values if values.ndim == 2 else values.max(axis=2)) > threshold
 
@@ -94,6 +99,7 @@ def _format(name: str, data: bytes) -> str:
         b"PK\x03\x04": "npz",
         b"PK\x05\x06": "npz",
         b"v/1\x01": "exr",
+        b"\x89HDF\r\n\x1a\n": "hdf5",
         b"II*\0": "tiff",
         b"MM\0*": "tiff",
         b"II+\0": "tiff",
@@ -105,7 +111,7 @@ def _format(name: str, data: bytes) -> str:
     if data[:2] in (b"Pf", b"PF"):
         return "pfm"
     extension = PurePath(name).suffix.lower().lstrip(".")
-    if extension in ("npy", "npz", "exr", "tif", "tiff", "pfm"):
+    if extension in ("npy", "npz", "exr", "tif", "tiff", "pfm", "h5", "hdf5"):
         raise ReadError(f"{name}: does not begin like a .{extension} file; write it again")
     return "picture"
 
@@ -199,6 +205,22 @@ def _exr(name: str, data: bytes) -> np.ndarray:
         f"{name}: channels {', '.join(sorted(channels))}; "
         "expected one channel, one named Z or depth, or equal R, G and B"
     )
+
+
+def _hdf5(name: str, data: bytes) -> np.ndarray:
+    try:
+        import h5py
+    except ImportError as error:
+        raise InputError(f"{name}: is HDF5, which h5py reads; pip install 'vstrain[hdf5]'") from error
+    try:
+        with h5py.File(io.BytesIO(data), "r") as file:
+            arrays = {key: value for key, value in file.items() if isinstance(value, h5py.Dataset)}
+            names = [key for key in arrays if key.lower() in DEPTH_NAMES] or list(arrays)
+            if len(names) != 1:
+                raise ReadError(f"{name}: holds the arrays {', '.join(arrays)}; expected one, or one named depth")
+            return arrays[names[0]][()]
+    except (OSError, KeyError, RuntimeError) as error:
+        raise ReadError(f"{name}: damaged or not an HDF5 file; write it again") from error
 
 
 def _plane(name: str, values: np.ndarray) -> np.ndarray:

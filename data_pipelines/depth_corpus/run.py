@@ -1,6 +1,6 @@
 """`vstrain data depth_corpus`: a user's images with depth, as shards of kind `depth`.
 
-find pairs (folder | manifest | saved) -> choose, order and split them by hash -> build each one (sample) in the tasks of
+find pairs (layouts, folder, manifest, saved) -> choose, order and split them by hash -> build each one (sample) in the tasks of
 a production, which writes the shards.
 """
 
@@ -17,6 +17,8 @@ import xxhash
 
 from data_pipelines.depth_corpus import folder, manifest, saved
 from data_pipelines.depth_corpus.config import Config
+from data_pipelines.depth_corpus.layouts import find as layouts
+from data_pipelines.depth_corpus.layouts.table import OWN
 from data_pipelines.depth_corpus.pairs import Found, Pair, clean_keys
 from data_pipelines.depth_corpus.sample import build
 from data_pipelines.executors import Execution
@@ -115,7 +117,9 @@ def _find(config: Config) -> Found:
     source = Path(config.source).expanduser()
     if not source.exists():
         raise InputError(f"{source}: no such source; expected a folder or a .csv, .tsv or .jsonl manifest")
-    if source.is_dir():
+    if config.layout != OWN:
+        found = layouts.find(source, config)
+    elif source.is_dir():
         found = saved.find(source, config) if saved.is_saved(source) else folder.find(source, config)
     elif source.suffix.lower() in manifest.SUFFIXES:
         found = manifest.find(source, config)
@@ -150,7 +154,7 @@ def _unit_hash(seed: int, purpose: str, name: str) -> float:
 def _warnings(total: Total, config: Config) -> list[str]:
     kept, medians = total.kept, total.values.get("median", [])
     warnings = [f"{count} of {sum(kept.values())} samples: {note}" for note, count in total.notes.items()]
-    if medians and config.unit == "depth" and np.median(medians) > FAR_AWAY:
+    if medians and config.rules.unit == "depth" and config.rules.metric and np.median(medians) > FAR_AWAY:
         warnings.append(f"the median depth is {np.median(medians):.4g} m; is depth_scale=0.001 (millimetres) missing?")
     if not kept["val"]:
         warnings.append("no sample fell to val; a larger val_fraction= or split_by=sample makes a validation set")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import lru_cache, partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from data_pipelines.depth_corpus.config import Config
+from data_pipelines.depth_corpus.layouts.table import OWN
 from data_pipelines.depth_corpus.pairs import Cell, Pair
 from data_pipelines.depth_corpus.readers import ReadError, read_depth, read_image, read_mask, turn
 from data_pipelines.production.plan import Made, Rejected
@@ -37,33 +39,34 @@ def build(pair: Pair, config: Config) -> Made | Rejected:
 
 def _build(pair: Pair, config: Config) -> Made:
     notes: list[str] = []
+    rules = config.rules
     image, orientation = _read("image", pair.image, _image)
     raw = _read("depth", pair.depth, read_depth)
     image = _turned(image, orientation, raw.shape, config, notes)
-    if raw.dtype.itemsize == 1 and config.unit == "depth":
+    width = image.shape[1]
+    if raw.dtype.itemsize == 1 and rules.unit == "depth":
         raise Refused(
             "8-bit depth",
             f"{pair.depth}: 8 bits are too few for metres; expected 16-bit or float depth, "
             "or unit=disparity if it is a relative disparity picture",
         )
-    notes += [EIGHT_BIT] if raw.dtype.itemsize == 1 else []
-    notes += [INTEGER_METRES] if raw.dtype.kind in "ui" and config.unit == "depth" and config.depth_scale == 1 else []
-    values = _scaled(raw, config)
+    if config.layout == OWN:
+        notes += [EIGHT_BIT] if raw.dtype.itemsize == 1 else []
+        notes += [INTEGER_METRES] if raw.dtype.kind in "ui" and (rules.unit, rules.depth_scale) == ("depth", 1) else []
+    values, sky = _scaled(pair, raw, config)
     if pair.mask is not None:
-        mask = _read("mask", pair.mask, read_mask)
-        if mask.shape != values.shape:
-            raise Refused(
-                "size mismatch",
-                f"{pair.mask}: the mask is {_size(mask)}, its depth {_size(values)}; expected the same size",
-            )
-        values[mask if config.mask_valid == "zero" else ~mask] = 0
-    image, values = _shrunk(*_same_size(pair, image, values, config), config.max_side)
+        mask = _mask("mask", pair.mask, values.shape, rules.mask_above) ^ (rules.mask_valid == "zero")
+        values[~mask] = 0
+        sky &= mask
+    if pair.sky is not None:
+        sky |= _mask("sky", pair.sky, values.shape, None) & (values == 0)
+    image, values, sky = _shrunk(*_same_size(pair, image, values, sky, config), config.max_side)
     valid = values > 0
     share = float(valid.mean())
     if not valid.any():
         raise Refused(
             "no valid depth",
-            f"{pair.depth}: no valid pixel, all {values.size} are zero, negative, not finite or masked out; "
+            f"{pair.depth}: no valid pixel, all {values.size} are zero, negative, not finite, sky or masked out; "
             "check depth_scale, invalid, far and the mask",
         )
     if share < config.min_valid:
@@ -72,18 +75,27 @@ def _build(pair: Pair, config: Config) -> Made:
             f"{pair.depth}: {share:.1%} of the pixels are valid, min_valid={config.min_valid:g} asks for more",
         )
     meta = {
-        "unit": config.unit,
-        "look": config.look,
-        "source": Path(config.source).name,
+        "unit": rules.unit,
+        "look": rules.look,
+        "source": Path(config.source).name if config.layout == OWN else config.layout,
         "image": _name(pair.image, config),
         "depth": _name(pair.depth, config),
         "valid": round(share, 6),
     }
-    return Made(
-        {"__key__": pair.key, config.image_format: image, "depth.pco": values, "json": meta},
-        tuple(notes),
-        {"median": float(f"{np.median(values[valid]):.5g}")},
-    )
+    meta |= {"metric": False} if rules.unit == "depth" and not rules.metric else {}
+    if rules.focal is not None:
+        meta["focal"] = round(rules.focal * image.shape[1] / (rules.focal_width or width), 4)
+    sample = {"__key__": pair.key, config.image_format: image, "depth.pco": values, "json": meta}
+    sample |= {"sky.png": sky.astype(np.uint8) * 255} if sky.any() else {}
+    return Made(sample, tuple(notes), {"median": float(f"{np.median(values[valid]):.5g}")})
+
+
+def _mask(role: str, source: Path | Cell, size: tuple[int, int], above: float | None) -> np.ndarray:
+    mask = _read(role, source, partial(read_mask, above=above))
+    if mask.shape != size:
+        said = f"the {role} is {_size(mask)}, its depth {size[1]}x{size[0]}"
+        raise Refused("size mismatch", f"{source}: {said}; expected the same size")
+    return mask
 
 
 def _read(role: str, source: Path | Cell, reader):
@@ -144,20 +156,42 @@ def _fits(image: tuple[int, ...], depth: tuple[int, int]) -> bool:
     return abs(h * dw - w * dh) <= max(h, w, dh, dw)
 
 
-def _scaled(raw: np.ndarray, config: Config) -> np.ndarray:
-    """float32 metres or disparity; 0 where nothing was measured."""
+def _scaled(pair: Pair, raw: np.ndarray, config: Config) -> tuple[np.ndarray, np.ndarray]:
+    """float32 metres or disparity, 0 where nothing was measured; and bool, True where the numbers say sky."""
+    rules = config.rules
+    if rules.ordinal and raw.min() < 0:
+        raise Refused(
+            "ordinal labels",
+            f"{pair.depth}: negative numbers, so this map orders regions and holds no depth; nothing to do",
+        )
     with np.errstate(over="ignore", invalid="ignore"):
-        values = (raw.astype(np.float64) * config.depth_scale).astype(np.float32)
-        bad = ~np.isfinite(values) | (values <= 0) | np.isin(raw, config.invalid)
+        exact = raw.astype(np.float64) * rules.depth_scale
+        if rules.ray:
+            exact *= _along_axis(raw.shape, rules.focal * raw.shape[1] / (rules.focal_width or raw.shape[1]))
+        values = exact.astype(np.float32)
+        sky = np.isin(raw, rules.sky_values)
+        if rules.sky_far is not None:
+            sky |= exact >= rules.sky_far
+        bad = sky | ~np.isfinite(values) | (values <= 0) | np.isin(raw, config.invalid)
         if config.far is not None:
             bad |= values > config.far
     values[bad] = 0
-    return values
+    return values, sky & ~np.isin(raw, config.invalid)
 
 
-def _same_size(pair: Pair, image: np.ndarray, values: np.ndarray, config: Config) -> tuple[np.ndarray, np.ndarray]:
+@lru_cache(maxsize=4)
+def _along_axis(size: tuple[int, int], focal: float) -> np.ndarray:
+    """float64 (H, W): depth along the axis over distance to the centre of a camera whose axis meets the middle of the picture:
+    f / sqrt(f^2 + x^2 + y^2), in pixels (Hypersim's own conversion)."""
+    y, x = (np.arange(n) - (n - 1) / 2 for n in size)
+    return focal / np.sqrt(focal**2 + x**2 + y[:, None] ** 2)
+
+
+def _same_size(
+    pair: Pair, image: np.ndarray, values: np.ndarray, sky: np.ndarray, config: Config
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if image.shape[:2] == values.shape:
-        return image, values
+        return image, values, sky
     said = f"{pair.image}: the image is {_size(image)}, its depth {_size(values)} (width x height)"
     if not _fits(image.shape, values.shape):
         raise Refused(
@@ -170,16 +204,23 @@ def _same_size(pair: Pair, image: np.ndarray, values: np.ndarray, config: Config
             f"{said}; expected the same size; resize=depth or resize=image brings them together",
         )
     if config.resize == "depth":
-        return image, cv2.resize(values, image.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-    return _resized(image, values.shape), values
+        return image, _picked(values, image.shape), _picked(sky, image.shape)
+    return _resized(image, values.shape), values, sky
 
 
-def _shrunk(image: np.ndarray, values: np.ndarray, side: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Depth is picked, never averaged: a mean across an edge is a surface that is not there."""
+def _shrunk(
+    image: np.ndarray, values: np.ndarray, sky: np.ndarray, side: int | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if side is None or max(values.shape) <= side:
-        return image, values
-    height, width = (max(1, round(n * side / max(values.shape))) for n in values.shape)
-    return _resized(image, (height, width)), cv2.resize(values, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+        return image, values, sky
+    size = tuple(max(1, round(n * side / max(values.shape))) for n in values.shape)
+    return _resized(image, size), _picked(values, size), _picked(sky, size)
+
+
+def _picked(labels: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """Labels are picked, never averaged: a mean across an edge is a surface that is not there."""
+    picked = cv2.resize(labels.astype(np.float32), (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT)
+    return picked.astype(labels.dtype)
 
 
 def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -30,7 +30,7 @@ def find(source: Path, config: Config) -> Found:
     for split, table in tables.items():
         names = {
             role: column(source, table.column_names, role, getattr(config, f"{role}_column"))
-            for role in ("image", "depth", "mask")
+            for role in ("image", "depth", "mask", "sky")
         }
         if config.mask == "ignore":
             names["mask"] = None

@@ -27,6 +27,7 @@ LAYOUTS = {
     "folder overrules name": "images/img_1.jpg depth/img_1.png images/img_2.jpg depth/img_2.png",
     "name overrules folder": "depth_data/rgb_1.png depth_data/depth_1.png",
     "word inside a folder name": "nyu_depth_v2/1_colors.png nyu_depth_v2/1_depth.png",
+    "a scene called sky": "sky/1.jpg sky/1_depth.png sky/rgb/2.jpg sky/depth/2.png sea/3.jpg sea/3_depth.png",
     "cameras": "frames/rgb/Camera_0/rgb_1.jpg frames/depth/Camera_0/depth_1.png "
     "frames/rgb/Camera_1/rgb_1.jpg frames/depth/Camera_1/depth_1.png",
     "unrelated folders, unique stems": "photos/trip/7.jpg maps/depth/7.npy photos/trip/8.jpg maps/depth/8.npy",
