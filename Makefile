@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint unit s3 ray clean
+.PHONY: demo test lint unit s3 ray onnx clean
 
 demo: $(VENV)/installed
 	$(BIN)/vstrain experiment=depth_teacher
@@ -37,6 +37,10 @@ $(VENV)/s3/bin/moto_server: | $(VENV)/installed
 # Ray, for the test of pipelines on a cluster; skipped without it
 ray: | $(VENV)/installed
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[ray]'
+
+# ONNX, for the tests of exported graphs; skipped without it
+onnx: | $(VENV)/installed
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[onnx]'
 
 clean:
 	rm -rf $(VENV) build *.egg-info

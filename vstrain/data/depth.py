@@ -9,6 +9,7 @@ import numpy as np
 from vstrain.data.codecs.arrays import DEPTH_NAMES
 from vstrain.data.kinds import SampleError
 
+PSEUDO = "pseudo"  # json's label: a teacher's disparity, of the size at which the teacher saw the picture, 0 included
 MEMBERS = ("depth.pco", "depth.png", "depth.exr", "depth.npy", "depth.npz")  # the first that is there is taken
 
 

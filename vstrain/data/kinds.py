@@ -22,7 +22,8 @@ DepthSample = TypedDict(
         "png": NotRequired[np.ndarray],
         "webp": NotRequired[np.ndarray],
         # (H, W): metres along the optical axis, or disparity; <= 0 or non-finite: invalid. Pipelines write depth.pco, float32;
-        # read are also depth.png, depth.exr, depth.npy, depth.npz (vstrain.data.depth)
+        # read are also depth.png, depth.exr, depth.npy, depth.npz (vstrain.data.depth). A teacher's label (json: "label":
+        # "pseudo", float16) has the size at which the teacher saw the picture, and counts everywhere
         "depth.pco": np.ndarray,
         "mask.png": NotRequired[np.ndarray],  # uint8 (H, W): 0 invalid, else valid
         "sky.png": NotRequired[np.ndarray],  # uint8 (H, W): not 0 is sky, where the depth is 0

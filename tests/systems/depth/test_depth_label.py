@@ -174,6 +174,7 @@ def test_killed_at_random_moments_and_shared_by_ranks_the_labels_are_the_same_by
     summaries = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("whole", "killed")]
     assert summaries[0] == summaries[1] and sum(summaries[0]["confidence"].values()) == 90
 
+    assert ": sound" in vstrain("data", "verify", f"{tmp_path}/whole/*.tar").stdout
     other = vstrain(
         *[word.replace("flip=true", "flip=false") for word in words], f"output={tmp_path / 'whole'}", code=2
     )

@@ -9,7 +9,7 @@ import numpy as np
 
 from vstrain.data import kinds
 from vstrain.data.codecs.video import EXTENSIONS
-from vstrain.data.depth import MEMBERS, depth_of
+from vstrain.data.depth import MEMBERS, PSEUDO, depth_of
 
 PICTURES = ("jpg", "jpeg", "png", "webp")
 
@@ -89,14 +89,21 @@ def _one_size(pictures: dict[str, np.ndarray]):
 def _depth(sample: Mapping):
     name = next((name for name in MEMBERS if name in sample), None)
     depth, mask, picture = depth_of(sample) if name else None, sample.get("mask.png"), picture_name(sample)
-    pictures = {picture: sample.get(picture), name: depth, "mask.png": mask}
+    pictures = {name: depth, "mask.png": mask, "sky.png": sample.get("sky.png")}
+    if sample.get("json", {}).get("label") != PSEUDO:
+        pictures = {picture: sample.get(picture)} | pictures
     yield from _one_size({name: value for name, value in pictures.items() if value is not None})
     if mask is not None and not mask.any():
         yield Flaw(EMPTY_MASK, "mask.png is zero everywhere, so no pixel counts")
-    elif depth is not None and not valid_depth(sample).any():
+    elif depth is not None and not valid_depth(sample).any() and not _constant_label(sample, depth):
         yield Flaw(NO_DEPTH, _why_no_depth(name, depth))
     if "json" in sample and sample["json"].get("unit") not in ("depth", "disparity"):
         yield Flaw(FIELDS, f'json has unit {sample["json"].get("unit")!r}, expected "depth" or "disparity"')
+
+
+def _constant_label(sample: Mapping, depth: np.ndarray) -> bool:
+    """A teacher may see nothing but sky: its zeros are labels."""
+    return sample.get("json", {}).get("label") == PSEUDO and bool(np.isfinite(depth).all())
 
 
 def _why_no_depth(name: str, depth: np.ndarray) -> str:

@@ -7,10 +7,11 @@ import torch
 
 from vstrain.config.problems import InputError
 from vstrain.data import codecs
+from vstrain.data.depth import PSEUDO
 from vstrain.data.kinds import SampleError
 from vstrain.system import System
 from vstrain.systems.depth.config import PATCH
-from vstrain.systems.depth.prepare import PSEUDO, bounded_size, resize_image
+from vstrain.systems.depth.prepare import bounded_size, resize_image
 
 KEPT = ("look", "source", "focal", "fovy")  # what a label's json takes over from the picture's
 

@@ -6,14 +6,13 @@ import cv2
 import numpy as np
 
 from vstrain.data import codecs
-from vstrain.data.depth import depth_member, depth_of
+from vstrain.data.depth import PSEUDO, depth_member, depth_of
 from vstrain.data.kinds import SampleError
 from vstrain.data.reader import empty
 from vstrain.systems.depth.config import PATCH, UNLABELLED, Config
 
 MAX_PATCHES = 8192  # of one picture; a longer panorama enters the network smaller, so memory stays bounded
 SKY = "0: sky"  # a sample whose json says so under "invalid" marks its sky with depth 0
-PSEUDO = "pseudo"  # json's label: a teacher's disparity, made by `vstrain label`
 
 
 def prepare(sample: dict, config: Config, rng: np.random.Generator, training: bool) -> dict[str, np.ndarray]:
