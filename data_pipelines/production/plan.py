@@ -52,7 +52,8 @@ class Plan:
     """What is to be made.
 
     inputs: split -> the inputs in order, a list or a range; equal inputs have equal `repr`. config: JSON values that, with
-    the inputs, decide every byte. shard_samples: inputs a shard; None: 1000, fewer in a small data set so that every core has work.
+    the inputs, decide every byte. shard_samples: inputs a shard; None: 1000, fewer in a small data set so that every core
+    has work.
     rejected, left_out: what was found but is no input."""
 
     pipeline: str

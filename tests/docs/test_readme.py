@@ -51,6 +51,7 @@ def test_command(line, folder):
     """In file order: later commands use the run and the shards of earlier ones."""
     shards = folder / "data" / "rgbd"
     line = line.replace("FOLDER_OF_SHARDS", str(shards)).replace("PHOTO_OR_FOLDER", "photos")
+    line = line.replace("PICTURES/", f"{folder}/data/procedural/depth-*/val-")
     line = line.replace("source=FOLDER", "source=rgbd val_fraction=0.3")
     words = shlex.split(line)[1:]
     if "RUN_DIR" in line:

@@ -200,7 +200,9 @@ class TrainConfig(Strict):
                 f"strategy=single runs on one device, trainer.devices={self.trainer.devices}; use strategy=ddp"
             )
         if self.run.recipe == "unknown":
-            raise ValueError("recipe=…: this experiment has no such recipe; leave it out, or take one that conf/variant has")
+            raise ValueError(
+                "recipe=…: this experiment has no such recipe; leave it out, or take one that conf/variant has"
+            )
         if self.data.train.urls and self.data.train.sources:
             raise ValueError("data.train has both urls and sources; give one of them")
         for source in self.data.train.all_sources() if isinstance(self.system, SystemConfig) else ():

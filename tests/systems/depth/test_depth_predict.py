@@ -1,12 +1,17 @@
 """Any photo in, disparity at its own size out; what is no photo gets one sentence."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from vstrain.systems.depth.photo import UnreadablePhoto, read_photo
+from tests.systems.depth.conftest import KEYS
+from vstrain.systems.depth.photo import UnreadablePhoto, focal_35mm, read_photo
 from vstrain.systems.depth.predict import MAX_PATCHES, bounded_size, disparity_of, output_names, predict
+from vstrain.systems.depth.scene.camera import Camera
+from vstrain.verbs import job
 
 
 def picture(height=40, width=60):
@@ -73,6 +78,28 @@ def test_files_that_are_no_photos_get_one_sentence(tmp_path, make_system):
     }  # fmt: skip
 
 
+def test_focal_length_of_exif(tmp_path):
+    for name, stated, expected in (("a.jpg", 26, 26.0), ("zero.png", 0, None), ("none.jpg", None, None)):
+        exif = Image.Exif()
+        if stated is not None:
+            exif.get_ifd(0x8769)[0xA405] = stated
+        assert focal_35mm(save(tmp_path / name, exif=exif)) == expected
+
+
+def test_heic_says_what_to_do(tmp_path):
+    (tmp_path / "phone.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    with pytest.raises(UnreadablePhoto, match="as JPEG"):
+        read_photo(tmp_path / "phone.HEIC")
+
+
+def test_metres_follow_the_focal_length_where_the_network_knows_cameras(make_system):
+    system = make_system(output="metric", max_depth=20, camera=1.0)
+    short, long = (disparity_of(system, picture(), Camera(40, 60, focal, "")) for focal in (30.0, 60.0))
+    np.testing.assert_allclose(long, 2 * short, rtol=1e-5)
+    default = disparity_of(system, picture())  # by system.predict.fov
+    np.testing.assert_allclose(default / short, 30 / np.tan(np.radians(55 / 2)) / 30, rtol=1e-5)
+
+
 def test_written_files_agree_with_the_network(tmp_path, make_system):
     system = make_system()
     path = save(tmp_path / "photo.png")
@@ -105,7 +132,7 @@ def test_prediction_is_brought_back_with_aligned_corners(make_system):
 
 def test_predict_size_is_the_short_side(make_system):
     seen = []
-    for keys in ({}, {"predict_size": 84}):
+    for keys in ({}, {"predict": {**KEYS["predict"], "size": 84}}):
         system = make_system(**keys)
         system.net.register_forward_pre_hook(
             lambda module, args, kwargs: seen.append(tuple(kwargs["pixel_values"].shape[2:])),
@@ -125,3 +152,13 @@ def test_patches_are_bounded(size):
 def test_outputs_of_equal_stems_stay_apart(tmp_path):
     names = output_names([tmp_path / "a.png", tmp_path / "a.jpg", tmp_path / "b.png", tmp_path / "sub" / "a.png"])
     assert names == ["a_png_0", "a_jpg", "b", "a_png_3"]
+    assert output_names([tmp_path / "a.jpg", tmp_path / "a.mp4"]) == ["a_jpg", "a_mp4"]
+
+
+def test_one_key_of_a_section_changes_and_the_others_stay(monkeypatch):
+    """system.predict.size=84 on the command line, of a run that has a whole section."""
+    monkeypatch.setattr(job.rundir, "load", lambda path: {"system": {"size": "tiny", "predict": dict(KEYS["predict"])}})
+    monkeypatch.setattr(job, "validate", lambda values, model: values)
+    values = job.trained(SimpleNamespace(ckpt="run", system={"predict": {"size": 84, "stereo": {"shift": 1.0}}}))
+    expected = {**KEYS["predict"], "size": 84, "stereo": {**KEYS["predict"]["stereo"], "shift": 1.0}}
+    assert values["system"] == {"size": "tiny", "predict": expected}

@@ -7,6 +7,7 @@ import torch
 from tests.systems.depth.test_depth_module import PERTURB
 from vstrain.config.problems import InputError
 from vstrain.data.keyed import rng
+from vstrain.data.kinds import SampleError
 from vstrain.nn.frozen import Frozen
 from vstrain.systems.depth import student
 from vstrain.systems.depth.objective import alignment_loss, cutmix_loss, depth_loss, silog_loss
@@ -350,6 +351,15 @@ def test_metric_training_learns_metres_and_a_camera_scales_them(make_system, sce
         near, far = (camera(batch["image"], torch.full((8,), focal)) for focal in (1.0, 3.0))
     torch.testing.assert_close(far, 3 * near)
     torch.testing.assert_close(near, system(batch["image"]) / 2)
+
+
+def test_labels_without_metres_are_refused_for_metric_depth(make_config):
+    config = make_config(output="metric", max_depth=20)
+    for facts in ({"unit": "disparity"}, {"unit": "depth", "metric": False}):
+        sample = labelled(side=(70, 98)) | {"json": facts}
+        with pytest.raises(SampleError, match="no metres"):
+            prepare(sample, config, rng(0, "prepare"), training=True)
+        prepare(sample, make_config(), rng(0, "prepare"), training=True)
 
 
 def test_metric_scores_forgive_no_scale(make_system, scene_batch):

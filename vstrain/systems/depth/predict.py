@@ -14,14 +14,12 @@ from torch.nn import functional as F
 from vstrain.system import Prediction, System
 from vstrain.systems.depth.config import PATCH
 from vstrain.systems.depth.photo import UnreadablePhoto, focal_35mm, read_photo
-from vstrain.systems.depth.prepare import network_size, resize_image
+from vstrain.systems.depth.prepare import MAX_PATCHES, bounded_size, resize_image
 from vstrain.systems.depth.scene import movie, moving, still
 from vstrain.systems.depth.scene.camera import Camera, Scene, camera_of, over_range
 from vstrain.systems.depth.scene.edges import sharpen
 from vstrain.systems.depth.scene.still import NEAREST
 from vstrain.systems.depth.scene.tiles import tiled
-
-MAX_PATCHES = 8192  # of one photo; a longer panorama enters the network smaller, so memory stays bounded
 
 
 def predict(system: System, inputs: list[Path], out: Path, progress: Callable[[float, int], None]) -> Prediction:
@@ -152,13 +150,6 @@ def tile_side(system: System, height: int, width: int) -> int | None:
     if tile == "auto":
         tile = 2 * short_side(system) if height * width > MAX_PATCHES * PATCH**2 else None
     return tile if tile and max(height, width) > tile else None
-
-
-def bounded_size(height: int, width: int, lower: int) -> tuple[int, int]:
-    """`network_size`, with the long side cut down where the whole would hold more than MAX_PATCHES patches."""
-    size = network_size(height, width, lower)
-    longest = max(PATCH, MAX_PATCHES * PATCH**2 // min(size) // PATCH * PATCH)
-    return min(size[0], longest), min(size[1], longest)
 
 
 def output_names(inputs: list[Path]) -> list[str]:

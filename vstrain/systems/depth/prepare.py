@@ -35,6 +35,8 @@ def prepare(sample: dict, config: Config, rng: np.random.Generator, training: bo
     size = (bucket.height, bucket.width) if bucket else (config.image_size, config.image_size)
     unlabelled = getattr(sample, "role", None) == UNLABELLED
     pseudo = unlabelled or sample["json"].get("label") == PSEUDO
+    if config.output == "metric":
+        check_metres(sample)
     stored = None if unlabelled else depth_of(sample)
     picture = rgb(sample) if pseudo else None
     if pseudo and not unlabelled and picture.shape[:2] != stored.shape:
@@ -59,6 +61,17 @@ def prepare(sample: dict, config: Config, rng: np.random.Generator, training: bo
     item = {"image": image, "disparity": disparity, "valid": valid, "span": span}
     item |= {"pseudo": np.bool_(pseudo), "flipped": np.bool_(flipped)}
     return item | ({"focal": focal_of(sample, shape, window)} if config.camera else {})
+
+
+def check_metres(sample: dict) -> None:
+    """Raises SampleError where the label is not in metres."""
+    facts = sample["json"]
+    if facts["unit"] != "depth" or facts.get("metric") is False:
+        known = f"unit={facts['unit']}" + (", metric=false" if facts.get("metric") is False else "")
+        raise SampleError(
+            f"sample {sample['__key__']}: its label has no metres (json: {known}); metric depth is learned from data sets in "
+            "metres, leave this one out or train with system.output=relative"
+        )
 
 
 def focal_of(sample: dict, shape: tuple[int, ...], window: tuple[slice, slice]) -> np.float32:

@@ -3,7 +3,7 @@
 A relative network is free to give every frame another scale and shift. Each frame is fitted to the aligned frame before it:
 scale and shift minimise the squared residuals, taken along both axes alike (reduced major axis: the ratio of the standard
 deviations; ordinary least squares would shrink a noisy map a little in every frame, and so without end). Pixels count less
-the more their colour changed and, in a few reweighted rounds, the farther they lie off the fit (Cauchy weights). The range
+the more their colour changed and, in a few reweighted rounds, the farther they lie off the fit (Tukey's biweight). The range
 that is displayed follows slowly. A frame whose picture does not correlate with the one before begins a new shot.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 from vstrain.systems.depth.config import Video
 from vstrain.systems.depth.scene.camera import over_range
 
-ROUNDS = 5
+ROUNDS, BIWEIGHT = 10, 4.685  # Tukey's constant: 95 percent efficient for normal residuals
 THUMB = 32  # pixels: side of the pictures compared to find cuts
 
 
@@ -76,17 +76,21 @@ def fit_scale_shift(values: np.ndarray, reference: np.ndarray, weight: np.ndarra
     """(a, b), a > 0, with a values + b near `reference` (h, w), robustly, by pixels of `weight` >= 0. A map without
     contrast keeps its scale."""
     x, y, sure = (part.astype(np.float64).reshape(-1) for part in (values, reference, weight))
-    trust = sure
+    known = sure > 0.5 if (sure > 0.5).any() else np.ones(len(sure), bool)
+    middle = [np.median(part[known]) for part in (x, y)]  # the first guess
+    width = [np.median(np.abs(part[known] - m)) for part, m in zip((x, y), middle, strict=True)]
+    a = width[1] / width[0] if min(width) > 1e-9 else 1.0
+    b = middle[1] - a * middle[0]
     for _ in range(ROUNDS):
-        total = trust.sum()
-        mean_x, mean_y = trust @ x / total, trust @ y / total
-        var_x, var_y = trust @ (x - mean_x) ** 2, trust @ (y - mean_y) ** 2
-        a = float(np.sqrt(var_y / var_x)) if min(var_x, var_y) > 1e-12 * total else 1.0
-        b = float(mean_y - a * mean_x)
         residual = np.abs(a * x + b - y)
-        spread = 1.4826 * np.median(residual[sure > 0.5] if (sure > 0.5).any() else residual)
-        trust = sure / (1 + (residual / max(2 * spread, 1e-9)) ** 2)
-    return a, b
+        spread = 1.4826 * np.median(residual[known])
+        trust = sure * (1 - (residual / max(BIWEIGHT * spread, 1e-9)) ** 2).clip(0) ** 2
+        trust /= trust.sum()
+        mean_x, mean_y = trust @ x, trust @ y
+        var_x, var_y = trust @ (x - mean_x) ** 2, trust @ (y - mean_y) ** 2
+        a = np.sqrt(var_y / var_x) if min(var_x, var_y) > 1e-12 else 1.0
+        b = mean_y - a * mean_x
+    return float(a), float(b)
 
 
 def display_range(values: np.ndarray) -> tuple[float, float]:

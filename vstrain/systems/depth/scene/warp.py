@@ -48,27 +48,26 @@ def warp_rows(
     first = np.ceil(start).astype(np.int32)
     reach = np.where(joined, np.floor(end).astype(np.int32) - first, -1)  # pixels covered beyond the first
     near = np.rint(np.maximum(unit[:, :-1], unit[:, 1:]) * 65535).astype(np.int64)
-    key = near << 32 | np.arange(width - 1)  # the largest is nearest
+    key = (near << 32 | np.arange(width - 1)).reshape(-1)  # the largest is nearest
     winner = np.full(height * width, -1, np.int64)
-    row, column = np.nonzero(reach >= 0)
+    reach, first = reach.reshape(-1), first.reshape(-1)
+    pairs = np.flatnonzero(reach >= 0)
     for step in range(int(reach.max(initial=-1)) + 1):
-        more = reach[row, column] >= step
-        row, column = row[more], column[more]
-        at = first[row, column] + step
+        pairs = pairs[reach[pairs] >= step]
+        at = first[pairs] + step
         inside = (at >= 0) & (at < width)
-        r, c = row[inside], column[inside]
-        np.maximum.at(winner, r * width + at[inside], key[r, c])
-    winner = winner.reshape(height, width)
+        at, chosen = at[inside], pairs[inside]
+        np.maximum.at(winner, chosen // (width - 1) * width + at, key[chosen])
     hole = winner < 0
-    left = np.where(hole, 0, winner & 0xFFFFFFFF)
-    begin, stop = (np.take_along_axis(ends, left, 1) for ends in (start, end))
-    share = (np.arange(width, dtype=np.float32) - begin) / np.where(hole, np.float32(1), stop - begin)
-    share = np.where(hole, 0, share.clip(0, 1))
-    left += np.arange(height)[:, None] * width
-    colours, values = picture.reshape(-1, 3), unit.reshape(-1)
-    mixed = colours[left] * (1 - share)[..., None] + colours[left + 1] * share[..., None]
-    moved = values[left] * (1 - share) + values[left + 1] * share
-    return np.where(hole[..., None], 0, np.rint(mixed)).astype(np.uint8), np.where(hole, 0, moved), hole
+    left = np.where(hole, 0, winner & 0xFFFFFFFF) + np.repeat(np.arange(height) * width, width)
+    position, values, colours = target.reshape(-1), unit.reshape(-1), picture.reshape(-1, 3)
+    begin, length = position[left], position[left + 1] - position[left]
+    share = (np.tile(np.arange(width, dtype=np.float32), height) - begin) / np.where(hole, 1, length)
+    share = np.where(hole, np.float32(0), share.clip(0, 1))
+    moved = np.where(hole, 0, values[left] * (1 - share) + values[left + 1] * share)
+    mixed = cv2.blendLinear(colours[left][None], colours[left + 1][None], (1 - share)[None], share[None])[0]
+    mixed[hole] = 0
+    return mixed.reshape(picture.shape), moved.reshape(unit.shape), hole.reshape(unit.shape)
 
 
 def fill(picture: np.ndarray, unit: np.ndarray, hole: np.ndarray, edge: float) -> tuple[np.ndarray, np.ndarray]:
