@@ -1,6 +1,6 @@
 """What vstrain costs beside the bare network: `python -m benchmarks.depth.run [--rounds 5] [--write]`.
 
-Training: the same steps (network, batches, loss, optimiser) in a bare PyTorch loop and in vstrain's run with its boundary,
+Training: the same steps (network, loader, loss, optimiser) in a bare PyTorch loop and in vstrain's run with its boundary,
 logging and agreement, turn by turn. Labelling: pictures in shards to labels in shards, against the bare forward pass over
 the same pictures, decoded before. Memory: the largest of a training step with and without checkpointing, counted by autograd.
 On a GPU the same command takes vitl at 518 with bf16, compiled, against eager: images/s and model FLOPs utilisation.
@@ -64,13 +64,13 @@ class Clock:
         return statistics.median(np.diff(self.ends)[skip:])
 
 
-def bare(config: TrainConfig, batches: list[dict]) -> float:
-    """Seconds a step of a plain loop over batches that are in memory."""
+def bare(config: TrainConfig) -> float:
+    """Seconds a step of a plain loop over the same loader."""
     torch.manual_seed(draw_key(config.seed, -1, 0))
     system = build.build_system(config)
     system.configure_model()
     optimizer, clock = system.configure_optimizers(), Clock()
-    for batch in batches:
+    for batch in build.Batches(config, None).train(0):
         loss = system.objective(batch).loss
         loss.backward()
         optimizer.step()
@@ -108,10 +108,9 @@ def training(report: Report, folder: Path, rounds: int) -> None:
         ("vits, 126 x 126, batch 8", ("system.size=vits", "trainer.max_steps=14", "data.procedural.samples=400")),
     ):
         config = config_of(folder, *words, "trainer.log_every=10", "callbacks.checkpoint.every=1000000")
-        ready = [dict(batch) for batch in build.Batches(config, None).train(0)]
         pairs = []
         for _ in range(rounds):
-            pairs.append((bare(config, ready), ours(config, folder / "run")))
+            pairs.append((bare(config), ours(config, folder / "run")))
         ratio = statistics.median(b / a for a, b in pairs)
         rows.append([name, *(f"{statistics.median(side) * 1e3:.1f} ms" for side in zip(*pairs, strict=True)), ratio])
         report.check(f"training step against the bare loop, {name}", "<= 1.02", ratio)

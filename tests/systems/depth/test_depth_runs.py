@@ -9,6 +9,8 @@ import time
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from safetensors.numpy import load_file
 
 from tests.config.test_shipped import compose
 from tests.conftest import command, metrics, weights
@@ -161,3 +163,62 @@ def test_rates_differ_tenfold_and_fall_in_a_line_to_zero():
     assert rate_factor(config.schedule, steps, steps) == 0
     polynomial = compose("experiment=depth_metric").schedule
     assert rate_factor(polynomial, 300, 400) == pytest.approx(0.25**0.9)
+
+
+# ---- other stages --------------------------------------------------------------------------------------------------------
+
+
+def test_fine_tuning_on_sparse_8_bit_labels_with_masks_and_sky(teacher, vstrain, tmp_path):
+    """From pictures on a disk to a better model: 8-bit disparity, four of five pixels not measured, masks, sky."""
+    _, run = teacher
+    for name in ("rgb", "disparity", "mask", "sky"):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+    for n in range(24):
+        rng = np.random.default_rng(n)
+        image = rng.integers(0, 60, (SIDE, SIDE, 3), dtype=np.uint8)
+        y, x = rng.integers(0, SIDE // 2, 2)
+        image[y : y + 28, x : x + 28] += 180
+        label = np.full((SIDE, SIDE), 40, np.uint8)
+        label[y : y + 28, x : x + 28] = 200
+        label[rng.random(label.shape) < 0.8] = 0
+        label[:8] = 0
+        mask, sky = np.full((2, SIDE, SIDE), 255, np.uint8) * np.array([1, 0], np.uint8)[:, None, None]
+        mask[:, :4], sky[:8] = 0, 255
+        for name, array in (("rgb", image), ("disparity", label), ("mask", mask), ("sky", sky)):
+            Image.fromarray(array).save(tmp_path / "mine" / name / f"{n:03d}.png")
+    vstrain("data", "depth_corpus", "source=mine", "out=shards", "unit=disparity", "val_fraction=0.3")
+    urls = [f"data.{split}.urls=[{tmp_path}/shards/{split}-*.tar]" for split in ("train", "val")]
+    words = [
+        "experiment=depth_finetune",
+        f"system.init={run}",
+        *urls,
+        "data=shards",
+        f"system.image_size={SIDE}",
+        "system.sky=far",
+    ]
+    vstrain(*words, "trainer.max_steps=25", "callbacks.validation.every=5", "data.workers=0", "run.dir=tuned")
+    scores = [line["val/loss"] for line in metrics(tmp_path / "tuned") if "val/loss" in line]
+    assert scores[-1] < 0.8 * scores[0]
+    start = load_file(tmp_path / "tuned" / "checkpoints" / "last" / "model.safetensors")
+    assert start.keys() == weights(run).keys()
+
+
+def test_metric_depth_from_a_relative_encoder(teacher, vstrain, tmp_path):
+    """The encoder is the teacher's at the start, the head is new; metres come out and their end is kept with the run."""
+    folder, run = teacher
+    words = ["experiment=depth_metric", f"system.init={run}", *sizes(folder), f"data.train.urls=[{folder}/train-*.tar]"]
+    vstrain(*words, "trainer.max_steps=1", "optim.lr=1e-12", "data.batch_size=4", "run.dir=begun")
+    begun, theirs = weights(tmp_path / "begun"), weights(run)
+    for name, value in begun.items():
+        close = np.allclose(value, theirs[name], atol=1e-6)
+        assert close == name.startswith("net.backbone") or np.ptp(value) == 0, name
+    vstrain(*words, "trainer.max_steps=60", "data.batch_size=8", "callbacks.validation.every=20", "run.dir=metric")
+    scores = [line["val/abs_rel"] for line in metrics(tmp_path / "metric") if "val/abs_rel" in line]
+    assert scores[-1] < 0.35 and scores[-1] < scores[0]
+    Image.fromarray(np.zeros((SIDE, SIDE, 3), np.uint8)).save(tmp_path / "photo.png")
+    vstrain("predict", "ckpt=metric", "input=photo.png", "output=out")
+    metres = np.load(tmp_path / "out" / "photo_depth.npy")
+    assert 1 < np.median(metres) < 10
+    vstrain("export", "ckpt=metric", "output=exported")
+    config = json.loads((tmp_path / "exported" / "config.json").read_text())
+    assert (config["depth_estimation_type"], config["max_depth"]) == ("metric", 20)
