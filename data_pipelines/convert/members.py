@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from data_pipelines.convert.sources import BadRow
-from data_pipelines.depth_corpus.readers import EXIF_ORIENTATION, ReadError, read_image, turn
+from data_pipelines.depth_corpus.readers import ReadError, orientation_of, read_image, turn
 from vstrain.data import codecs
 from vstrain.data.codecs.video import encode_video
 from vstrain.data.kinds import SampleError
@@ -70,7 +68,7 @@ def _picture(name: str, cell: Cell) -> Any:
     data = _content(cell)
     if not isinstance(data, bytes):
         return _pixels(cell, data)
-    stored, sideways = _form(data), _orientation(data) != 1
+    stored, sideways = _form(data), orientation_of(data) != 1
     try:
         if stored == name and not sideways:
             codecs.decode(name, data)
@@ -95,14 +93,6 @@ def _pixels(cell: Cell, value: Any) -> np.ndarray:
 
 def _form(data: bytes) -> str | None:
     return next((form for form, (at, sign) in SIGNS.items() if data[at : at + len(sign)] == sign), None)
-
-
-def _orientation(data: bytes) -> int:
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return image.getexif().get(EXIF_ORIENTATION, 1) or 1
-    except Exception:  # Pillow raises many types; what is damaged is found when it is decoded
-        return 1
 
 
 def _video(cell: Cell) -> Any:

@@ -44,6 +44,15 @@ def read_image(name: str, data: bytes) -> tuple[np.ndarray, int]:
     return rgb, orientation if orientation in range(1, 9) else 1
 
 
+def orientation_of(data: bytes) -> int:
+    """The EXIF orientation of an encoded picture, 1 where it has none."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return image.getexif().get(EXIF_ORIENTATION, 1) or 1
+    except Exception:  # Pillow raises many types; what is damaged is found when it is decoded
+        return 1
+
+
 def turn(image: np.ndarray, orientation: int) -> np.ndarray:
     """`image` as its EXIF orientation wants it to be seen (EXIF 2.3, tag 0x0112)."""
     if orientation in (5, 6, 7, 8):

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from data_pipelines.convert.members import SIGNS
-from data_pipelines.depth_corpus.readers import EXIF_ORIENTATION, ReadError, read_image, turn
+from data_pipelines.depth_corpus.readers import ReadError, orientation_of, read_image, turn
 from vstrain.data import codecs
 
 GRID, FREQUENCIES = 32, 8  # of the perceptual hash
@@ -29,7 +27,7 @@ class Decoded:
 def decode(data: bytes) -> Decoded:
     """Raises ReadError ("it: …") for what is no picture, is damaged, or ends early."""
     form = next((name for name, (at, sign) in SIGNS.items() if data[at : at + len(sign)] == sign), None)
-    if form in ("jpg", "png", "webp") and _orientation(data) == 1:
+    if form in ("jpg", "png", "webp") and orientation_of(data) == 1:
         try:
             rgb = codecs.decode(form, data)
         except ValueError as error:
@@ -42,14 +40,6 @@ def decode(data: bytes) -> Decoded:
     if orientation != 1:
         return Decoded(turn(rgb, orientation), None, "turned upright by EXIF and encoded anew")
     return Decoded(rgb, None, "not 8-bit RGB or grey as jpg, png or webp, and encoded anew as jpg")
-
-
-def _orientation(data: bytes) -> int:
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return image.getexif().get(EXIF_ORIENTATION, 1) or 1
-    except Exception:  # Pillow raises many types; what is damaged is found when it is decoded
-        return 1
 
 
 def grey_grid(rgb: np.ndarray) -> np.ndarray:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib
 import typing
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError, create_model
 
+from vstrain.config import rundir
 from vstrain.config.problems import ConfigError, Problem, nearest
-from vstrain.config.schema import SystemConfig
+from vstrain.config.schema import SystemConfig, TrainConfig
 
 Origin = Callable[[str], str]
 
@@ -41,6 +43,13 @@ def validate(config: DictConfig | dict, model: type[BaseModel], origin: Origin =
     if problems:
         raise ConfigError(problems)
     return checked
+
+
+def trained(run_dir: Path, changes: dict) -> TrainConfig:
+    """The configuration of a training run, with a job's `system.*` changes, merged key by key."""
+    values = rundir.load(run_dir)
+    values["system"] = OmegaConf.to_container(OmegaConf.merge(values["system"], changes))
+    return validate(values, TrainConfig)
 
 
 def with_system(model: type[BaseModel], values: dict, problems: list[Problem], origin: Origin) -> type[BaseModel]:

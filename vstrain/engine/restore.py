@@ -7,13 +7,12 @@ import os
 from pathlib import Path
 
 import torch
-from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from vstrain.config import checkpoints, rundir
+from vstrain.config import checkpoints
 from vstrain.config.problems import InputError
 from vstrain.config.schema import Job, TrainConfig
-from vstrain.config.validate import validate
+from vstrain.config.validate import trained
 from vstrain.engine import build
 from vstrain.system import System
 
@@ -23,9 +22,7 @@ log = logging.getLogger("vstrain")
 def restore(job: Job) -> tuple[System, TrainConfig, Path]:
     """(system in evaluation mode on its device, the configuration it was trained with, the checkpoint's folder)."""
     run_dir, path = checkpoints.find(Path(job.ckpt), "ckpt")
-    values = rundir.load(run_dir)
-    values["system"] = OmegaConf.to_container(OmegaConf.merge(values["system"], job.system))
-    config = validate(values, TrainConfig)
+    config = trained(run_dir, job.system)
     system = build.build_system(config)
     system.trains = False
     system.configure_model()

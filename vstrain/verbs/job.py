@@ -7,15 +7,14 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from omegaconf import OmegaConf
 from pydantic import ValidationError
 
 from launch import local
-from vstrain.config import rundir
+from vstrain.config import rundir, validate
 from vstrain.config.command import Command
 from vstrain.config.problems import ConfigError, InputError, Problem
 from vstrain.config.schema import MODELS, EvalConfig, Job, LabelConfig, PredictConfig, SystemConfig, TrainConfig
-from vstrain.config.validate import problem, validate
+from vstrain.config.validate import problem
 
 
 def main(verb: str, argv: list[str], usage: str) -> int:
@@ -83,9 +82,7 @@ def check_protocol(values: dict, system: SystemConfig, origin) -> list[Problem]:
 
 def trained(config: Job) -> TrainConfig:
     """The configuration of the run that made the checkpoint, with the job's `system.*` changes."""
-    values = rundir.load(run_of(Path(config.ckpt)))
-    values["system"] = OmegaConf.to_container(OmegaConf.merge(values["system"], config.system))
-    return validate(values, TrainConfig)
+    return validate.trained(run_of(Path(config.ckpt)), config.system)
 
 
 def run_of(ckpt: Path) -> Path:

@@ -158,7 +158,7 @@ def test_outputs_of_equal_stems_stay_apart(tmp_path):
 def test_one_key_of_a_section_changes_and_the_others_stay(monkeypatch):
     """system.predict.size=84 on the command line, of a run that has a whole section."""
     monkeypatch.setattr(job.rundir, "load", lambda path: {"system": {"size": "tiny", "predict": dict(KEYS["predict"])}})
-    monkeypatch.setattr(job, "validate", lambda values, model: values)
+    monkeypatch.setattr(job.validate, "validate", lambda values, model: values)
     values = job.trained(SimpleNamespace(ckpt="run", system={"predict": {"size": 84, "stereo": {"shift": 1.0}}}))
     expected = {**KEYS["predict"], "size": 84, "stereo": {**KEYS["predict"]["stereo"], "shift": 1.0}}
     assert values["system"] == {"size": "tiny", "predict": expected}
