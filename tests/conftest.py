@@ -39,7 +39,12 @@ def depth_shards(tmp_path_factory) -> Path:
 
 def command(*words: str) -> tuple[list[str], dict[str, str]]:
     """The command line and environment of `vstrain WORDS` with the plug-in system in reach."""
-    env = os.environ | {"PYTHONPATH": str(PLUGIN), "VSTRAIN_CONF": str(PLUGIN / "conf"), "OMP_NUM_THREADS": "1"}
+    paths = [str(PLUGIN), *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = os.environ | {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "VSTRAIN_CONF": str(PLUGIN / "conf"),
+        "OMP_NUM_THREADS": "1",
+    }
     return [sys.executable, "-m", "vstrain.cli", *map(str, words)], env
 
 

@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 import lightning
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vstrain.config.schema import SystemConfig
 
@@ -93,6 +93,11 @@ class System(lightning.LightningModule):
     def pictures(self, batch: dict[str, Tensor]) -> dict[str, np.ndarray]:
         """Pictures of the first validation batch, name -> (H, W, 3) uint8."""
         return {}
+
+    def blocks(self) -> list[nn.Module]:
+        """The repeated parts of the networks, disjoint, each called through its forward: units of sharding, activation
+        checkpointing and compilation. Those of `Frozen` helpers too, which are no submodules."""
+        return []
 
     def param_groups(self) -> list[ParamGroup]:
         """Trainable parameters with their own rates; one group with everything by default."""

@@ -54,7 +54,7 @@ def test_every_group_choice_validates(word):
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_demo_scale_builds_and_every_trained_weight_is_in_one_group(experiment):
+def test_demo_scale_builds_with_disjoint_blocks_and_every_trained_weight_in_one_group(experiment):
     config = compose(*words(experiment))
     with torch.device("meta"):
         system = build.build_system(config)
@@ -62,6 +62,8 @@ def test_demo_scale_builds_and_every_trained_weight_is_in_one_group(experiment):
     grouped = [id(parameter) for group in system.param_groups() for parameter in group.params]
     trained = [id(parameter) for parameter in system.parameters() if parameter.requires_grad]
     assert sorted(grouped) == sorted(trained) and trained
+    inside = [id(parameter) for block in system.blocks() for parameter in block.parameters()]
+    assert len(inside) == len(set(inside)) and len(set(inside) & set(trained)) > len(trained) / 2
 
 
 @pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda path: path.stem)

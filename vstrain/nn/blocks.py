@@ -1,4 +1,4 @@
-"""Transformer blocks whose head width is free of the model width, and the resampler made of them."""
+"""Transformer blocks whose head width is free of the model width, the resampler made of them, and how blocks are found."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from vstrain.nn.attention import attention
+
+
+def of_kind(root: nn.Module, *kinds: type[nn.Module]) -> list[nn.Module]:
+    """The outermost modules of these kinds in `root`, in its order: none lies inside another."""
+    if isinstance(root, kinds):
+        return [root]
+    return [block for child in root.children() for block in of_kind(child, *kinds)]
 
 
 class Attention(nn.Module):

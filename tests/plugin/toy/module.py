@@ -20,6 +20,9 @@ class System(Base):
             torch.nn.Conv2d(width, 1, 1),
         )
 
+    def blocks(self):
+        return [self.network[0], self.network[3]]
+
     def residual(self, batch, noise=0.0):
         image = batch["image"].permute(0, 3, 1, 2).float() / 255
         image = image + noise * keyed.normal(batch["key"], tuple(image.shape[1:]), "noise")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
+from transformers.models.dinov2.modeling_dinov2 import Dinov2Layer
 
 from vstrain.nn import augment
+from vstrain.nn.blocks import of_kind
 from vstrain.system import Objective, ParamGroup
 from vstrain.system import System as BaseSystem
 from vstrain.systems.depth import student
@@ -94,6 +96,10 @@ class System(BaseSystem):
         rows = {name: value[: self.config.pictures] for name, value in batch.items() if torch.is_tensor(value)}
         prediction = self(rows["image"], rows.get("focal")).float()
         return {"depth": comparison(rows, *self.fitted(prediction, rows)[:2])}
+
+    def blocks(self) -> list[torch.nn.Module]:
+        helpers = [frozen.net for frozen in (self.reference, self.teacher) if frozen is not None]
+        return [block for net in (self.net, *helpers) for block in of_kind(net, Dinov2Layer)]
 
     def param_groups(self) -> list[ParamGroup]:
         def trainable(module: torch.nn.Module) -> list[torch.nn.Parameter]:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-from torch import Tensor
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from torch import Tensor, nn
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 from vstrain.data import keyed
 from vstrain.diffusion.schedule import NoiseSchedule
+from vstrain.nn.blocks import of_kind
 from vstrain.system import Objective, ParamGroup
 from vstrain.system import System as BaseSystem
 from vstrain.systems.drag.network import Conditions, DragModel
@@ -51,6 +55,9 @@ class System(BaseSystem):
             self.model, self.schedule, self.config.sampling, rows["source"], rows["mask"], rows["maps"], seeds
         )
         return {"drag": comparison(rows, edited)}
+
+    def blocks(self) -> list[nn.Module]:
+        return of_kind(self, ResnetBlock2D, Transformer2DModel, CLIPEncoderLayer)
 
     def param_groups(self) -> list[ParamGroup]:
         """Norms and biases are not decayed."""

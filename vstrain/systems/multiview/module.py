@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from diffusers.models.embeddings import IPAdapterPlusImageProjectionBlock
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 from vstrain.data import keyed
 from vstrain.diffusion.codec import build_codec
 from vstrain.diffusion.schedule import NoiseSchedule
+from vstrain.nn.blocks import of_kind
 from vstrain.nn.tokens import tokenizer
 from vstrain.system import Objective, ParamGroup
 from vstrain.system import System as BaseSystem
@@ -44,6 +49,9 @@ class System(BaseSystem):
     def pictures(self, batch: dict[str, Tensor]) -> dict[str, np.ndarray]:
         batch = {name: value[:PICTURED] for name, value in batch.items()}
         return {"novel_views": view_grid(batch, self.sample(batch, self.conditions(batch)))}
+
+    def blocks(self) -> list[torch.nn.Module]:
+        return of_kind(self, ResnetBlock2D, Transformer2DModel, CLIPEncoderLayer, IPAdapterPlusImageProjectionBlock)
 
     def param_groups(self) -> list[ParamGroup]:
         new = {id(p): p for module in self.network.new_layers() for p in module.parameters()}

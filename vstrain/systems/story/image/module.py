@@ -6,13 +6,17 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from torch import Tensor
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from torch import Tensor, nn
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 from vstrain.data import keyed
 from vstrain.diffusion.codec import build_codec
 from vstrain.diffusion.guidance import guide, rescale
 from vstrain.diffusion.sampler import sample
 from vstrain.diffusion.schedule import NoiseSchedule
+from vstrain.nn.blocks import of_kind
 from vstrain.nn.text import TextEncoder
 from vstrain.nn.tokens import tokenizer
 from vstrain.system import Objective
@@ -35,6 +39,9 @@ class System(BaseSystem):
         self.schedule = NoiseSchedule(config.diffusion)
         self.sharing = Sharing(config.csa.rate, config.csa.sampler, config.csa.kernel)
         install(self.unet, self.sharing, config.csa.layers)
+
+    def blocks(self) -> list[nn.Module]:
+        return of_kind(self, ResnetBlock2D, Transformer2DModel, CLIPEncoderLayer)
 
     @cached_property
     def empty_tokens(self) -> Tensor:

@@ -7,13 +7,18 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
+from torch import Tensor, nn
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 from vstrain.data import keyed
 from vstrain.diffusion.codec import build_codec
 from vstrain.diffusion.guidance import guide, rescale
 from vstrain.diffusion.sampler import sample
 from vstrain.diffusion.schedule import NoiseSchedule
+from vstrain.nn.blocks import Block, of_kind
 from vstrain.nn.text import TextEncoder
 from vstrain.nn.tokens import tokenizer
 from vstrain.nn.vision import VisionEncoder
@@ -53,6 +58,10 @@ class System(BaseSystem):
         if not config.train_spatial:
             self.text.requires_grad_(False)
             self.video.freeze_spatial()
+
+    def blocks(self) -> list[nn.Module]:
+        kinds = (ResnetBlock2D, Transformer2DModel, AnimateDiffTransformer3D, CLIPEncoderLayer, Block)
+        return of_kind(self, *kinds)
 
     @cached_property
     def empty_tokens(self) -> Tensor:
