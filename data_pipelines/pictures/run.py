@@ -50,7 +50,7 @@ class Result:
 
     @property
     def text(self) -> str:
-        """What to print: the counts, what was done to pictures, and the key that names the shards."""
+        """What to print: the counts, what was done to pictures, and what labels them."""
         summary = self.outcome.summary
         if summary is None:
             return (
@@ -66,8 +66,8 @@ class Result:
         lines += [f"  rejected {count}: {reason}" for reason, count in rejected.items()]
         lines += [f"  every one with its reason: {self.out / REJECTED}"] if rejected else []
         lines += [f"  {count} pictures: {note}" for note, count in summary["notes"].items()]
-        urls = shlex.quote(f'data.train.urls=["{self.out.absolute()}/train-*.tar"]')
-        return "\n".join([*lines, f"name them in a run: data=shards {urls}"])
+        urls = shlex.quote(f'urls=["{self.out.absolute()}/train-*.tar"]')
+        return "\n".join([*lines, f"label them: vstrain label ckpt=TEACHER {urls} output=LABELS"])
 
 
 def run(config: Config, progress: Progress) -> Result:
