@@ -1,4 +1,4 @@
-"""torchrun's agent for a run of several processes on this node: `python -m vstrain.agent DEVICES RUN_DIR`.
+"""torchrun's agent for the processes of a run on this node: `python -m vstrain.agent DEVICES RUN_DIR`.
 
 It starts one worker a device and passes signals on. The workers have said what there is to say, so a stop or a failed
 worker ends it without a traceback; what the run came to stands in state.json.
@@ -8,22 +8,29 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 os.environ.setdefault("LOGLEVEL", "ERROR")  # torch's own agent log; read when it is imported
+# else the workers' store goes down with the first agent, and a host that joins later waits for it in vain
+os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
 
 from torch.distributed import run  # noqa: E402
 from torch.distributed.elastic.multiprocessing import SignalException  # noqa: E402
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError  # noqa: E402
+
+from launch import rendezvous  # noqa: E402
+from vstrain.config import rundir  # noqa: E402
 
 SAVE_SECONDS = 120  # what a worker gets between the signal and the end
 SIGNALS = "SIGTERM,SIGINT,SIGUSR1,SIGHUP"
 
 
 def main(devices: str, run_dir: str) -> int:
+    launcher = rundir.load(Path(run_dir)).get("launcher", {})
     try:
         run.main(
             [
-                "--standalone",
+                *rendezvous.arguments(launcher, Path(run_dir).name, os.environ),
                 f"--nproc-per-node={devices}",
                 f"--shutdown-timeout={SAVE_SECONDS}",
                 f"--signals-to-handle={SIGNALS}",

@@ -11,6 +11,7 @@ import traceback
 import warnings
 from pathlib import Path
 
+from launch import ranks
 from vstrain.config import rundir
 from vstrain.config.problems import InputError
 from vstrain.config.schema import MODELS, Strict
@@ -23,8 +24,11 @@ log = logging.getLogger("vstrain")
 def main(run_dir: Path) -> int:
     """Runs the job and returns the exit code; rank 0 leaves it in state.json for the parent."""
     warnings.filterwarnings("ignore")
-    rank = int(os.environ.get("RANK", 0))
     values = rundir.load(run_dir)
+    launcher = values.get("launcher", {})
+    if launcher.get("via") == "srun":
+        os.environ.update(ranks.from_slurm(os.environ))
+    rank = int(os.environ.get("RANK", 0))
     config = validate(values, MODELS[values["verb"]])
     note = rundir.set_state if rank == 0 else lambda *args, **fields: None
 
@@ -39,6 +43,9 @@ def main(run_dir: Path) -> int:
         rundir.set_state(run_dir, "failed", error=str(error), code=BAD_INPUT)
         return BAD_INPUT
     except BaseException as error:
+        if peer_lost(error):
+            log.error("rank %d: another rank has gone: %s", rank, str(error).strip().splitlines()[0])
+            return FAILED
         log.error("rank %d: %s: %s", rank, type(error).__name__, error)
         for handler in log.handlers:
             if isinstance(handler, logging.FileHandler):
@@ -53,7 +60,17 @@ def main(run_dir: Path) -> int:
     if rank == 0:
         log.info("%s", next_step(config, status, run_dir))
     shut_down()
-    return code
+    # an agent would start a group again of which one ended with another code; it and batch scripts read state.json
+    return OK if "RANK" in os.environ else code
+
+
+def peer_lost(error: BaseException) -> bool:
+    """A broken connection to another process of the run: that one has the reason, or had no time to give one."""
+    text = str(error)
+    return isinstance(error, RuntimeError) and any(
+        sign in text
+        for sign in ("onnection closed by peer", "onnection reset by peer", "NCCL remote error", "roken pipe")
+    )
 
 
 def next_step(config: Strict, status: str, run_dir: Path) -> str:

@@ -8,24 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-PositiveInt = Annotated[int, Field(gt=0)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-Probability = Annotated[float, Field(ge=0, le=1)]
-
-
-class Strict(BaseModel):
-    """A config node: unknown keys are errors, values do not change after validation."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        validate_default=True,
-        protected_namespaces=(),
-        coerce_numbers_to_str=True,
-    )
+from vstrain.config.launchers import Launcher
+from vstrain.config.strict import NonNegativeInt, PositiveFloat, PositiveInt, Probability, Strict
 
 
 class SystemConfig(Strict):
@@ -147,11 +133,6 @@ class Logger(Strict):
     wandb: Wandb
 
 
-class Launcher(Strict):
-    name: Literal["local"]
-    nodes: Literal[1]
-
-
 class Strategy(Strict):
     name: Literal["auto", "single", "ddp"]  # auto: single on one device, ddp on more
 
@@ -187,17 +168,22 @@ class TrainConfig(Strict):
     strategy: Strategy
     site: Site
 
+    @property
+    def world(self) -> int:
+        """Ranks of the run."""
+        return self.trainer.devices * self.launcher.nodes
+
     @model_validator(mode="after")
     def _fits(self) -> TrainConfig:
-        parts = self.trainer.accumulate * self.trainer.devices
-        if self.data.batch_size % parts:
+        if self.data.batch_size % (self.trainer.accumulate * self.world):
             raise ValueError(
-                f"data.batch_size={self.data.batch_size} must be a multiple of trainer.accumulate x trainer.devices = "
-                f"{self.trainer.accumulate} x {self.trainer.devices}"
+                f"data.batch_size={self.data.batch_size} must be a multiple of trainer.accumulate x trainer.devices x "
+                f"launcher.nodes = {self.trainer.accumulate} x {self.trainer.devices} x {self.launcher.nodes}"
             )
-        if self.strategy.name == "single" and self.trainer.devices > 1:
+        if self.strategy.name == "single" and self.world > 1:
             raise ValueError(
-                f"strategy=single runs on one device, trainer.devices={self.trainer.devices}; use strategy=ddp"
+                f"strategy=single runs on one device, trainer.devices={self.trainer.devices}, "
+                f"launcher.nodes={self.launcher.nodes}; use strategy=ddp"
             )
         if self.run.recipe == "unknown":
             raise ValueError(

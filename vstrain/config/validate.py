@@ -100,10 +100,11 @@ def _expected(model: type[BaseModel], path: str) -> str:
 
 def problem(detail: dict, model: type[BaseModel], origin: Origin, prefix: str = "") -> Problem:
     """A pydantic error as a Problem; `prefix`: where `model` stands in the whole configuration, with its last dot."""
-    loc = [str(part) for part in detail["loc"]]
+    loc, parent = _walk(model, [str(part) for part in detail["loc"]]) if detail["loc"] else ([], None)
     path = prefix + ".".join(loc) or "config"
+    if detail["type"] == "union_tag_invalid":
+        return Problem(f"{path}.name", f"expected one of {detail['ctx']['expected_tags']}", origin(f"{path}.name"))
     if detail["type"] == "extra_forbidden":
-        parent = _model_at(model, loc[:-1])
         siblings = (
             [path.rpartition(".")[0] + "." * ("." in path) + name for name in parent.model_fields] if parent else []
         )
@@ -120,16 +121,32 @@ def _wanted(detail: dict) -> str:
 
 
 def _model_at(model: type[BaseModel], loc: list[str]) -> type[BaseModel] | None:
-    for part in loc:
-        fields = model.model_fields
-        if part not in fields:
-            return None
-        found = [
-            t
-            for t in (fields[part].annotation, *typing.get_args(fields[part].annotation))
-            if isinstance(t, type) and issubclass(t, BaseModel)
-        ]
-        if not found:
-            return None
-        model = found[0]
-    return model
+    """The model that holds the keys below `loc`."""
+    return _walk(model, [*loc, ""])[1]
+
+
+def _walk(model: type[BaseModel], loc: list[str]) -> tuple[list[str], type[BaseModel] | None]:
+    """`loc` without the tags that pydantic puts in for a node of several kinds (launcher.slurm.time), and the model that its
+    last part belongs to; None below anything that is not a model."""
+    kinds, path = [model], []
+    for part in loc[:-1]:
+        if len(kinds) > 1 and (tagged := [kind for kind in kinds if _tag(kind) == part]):
+            kinds = tagged
+            continue
+        holder = next((kind for kind in kinds if part in kind.model_fields), None)
+        path.append(part)
+        kinds = _models(holder.model_fields[part].annotation) if holder else []
+    if len(kinds) > 1:
+        kinds = [kind for kind in kinds if loc[-1] in kind.model_fields] or kinds
+    return [*path, loc[-1]], kinds[0] if kinds else None
+
+
+def _models(annotation) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for inner in typing.get_args(annotation) for found in _models(inner)]
+
+
+def _tag(model: type[BaseModel]) -> str | None:
+    field = model.model_fields.get("name")
+    return next(iter(typing.get_args(field.annotation)), None) if field else None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)  # a later one outweighs an earlier one
 
 
 class StopFlag:
@@ -46,6 +46,15 @@ def agree(stop: bool, finite: bool) -> Verdict:
     votes = votes.to("cuda" if dist.get_backend() == "nccl" else "cpu")
     dist.all_reduce(votes)
     return Verdict(bool(votes[world] > 0), votes[:world].nonzero().flatten().tolist())
+
+
+def agreed_signal(raised: int | None) -> str:
+    """Name of the weightiest signal that any rank got, the same on all of them; '' for none. `raised`: this rank's."""
+    weight = torch.tensor(SIGNALS.index(raised) + 1 if raised else 0)
+    if dist.is_available() and dist.is_initialized():
+        weight = weight.to("cuda" if dist.get_backend() == "nccl" else "cpu")
+        dist.all_reduce(weight, dist.ReduceOp.MAX)
+    return ("", *(number.name for number in SIGNALS))[int(weight)]
 
 
 def check_same(facts: dict[str, str]) -> None:

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 import torch
+from lightning.fabric.plugins.environments import ClusterEnvironment, LightningEnvironment, TorchElasticEnvironment
 from lightning.pytorch import Trainer
 
 from vstrain.config import checkpoints, rundir
@@ -47,6 +48,10 @@ def run(config: TrainConfig, run_dir: Path) -> str:
         )
         trainer.strategy.barrier()
         if boundary.stopped:
+            signal = guards.agreed_signal(stop.raised)
+            if share.rank == 0:  # by this, not by an exit code, a batch script knows whether to queue the run again
+                marker = {"signal": signal, "step": trainer.global_step}
+                rundir.write_atomic(run_dir / "stopped.json", json.dumps(marker))
             return "stopped"
         if trainer.global_step != config.trainer.max_steps:
             raise RuntimeError(f"training ended at step {trainer.global_step} of {config.trainer.max_steps}")
@@ -83,11 +88,12 @@ def check_resumable(facts: dict, batches: build.Batches, path: Path) -> None:
 
 
 def build_trainer(config: TrainConfig, run_dir: Path, boundary: StepBoundary, start: int, facts: dict) -> Trainer:
+    share, local = build.share(), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     return Trainer(
         accelerator=accelerator_of(config),
-        devices=config.trainer.devices,
-        num_nodes=config.launcher.nodes,
-        strategy=strategies.build(config.strategy, build.share().world),
+        devices=local,
+        num_nodes=share.world // local,  # not the configured ones: hosts may have been lost (launcher=torchrun)
+        strategy=strategies.build(config.strategy, share.world),
         precision={"32": "32-true"}.get(config.trainer.precision, config.trainer.precision),
         max_steps=config.trainer.max_steps,
         max_epochs=1,  # one pass over a plan that ends with max_steps: data never stops at an epoch
@@ -95,7 +101,7 @@ def build_trainer(config: TrainConfig, run_dir: Path, boundary: StepBoundary, st
         gradient_clip_val=config.optim.clip,
         logger=loggers.build(config, run_dir, start),
         callbacks=[boundary],
-        plugins=[checkpoint.AtomicCheckpointIO(facts)],
+        plugins=[checkpoint.AtomicCheckpointIO(facts), cluster_environment()],
         default_root_dir=run_dir,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -103,6 +109,11 @@ def build_trainer(config: TrainConfig, run_dir: Path, boundary: StepBoundary, st
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
     )
+
+
+def cluster_environment() -> ClusterEnvironment:
+    """Named, so that Lightning does not look for one: its own for SLURM takes over the signals."""
+    return TorchElasticEnvironment() if "RANK" in os.environ else LightningEnvironment()
 
 
 def accelerator_of(config: TrainConfig) -> str:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from launch import local
 from vstrain.config import rundir
 from vstrain.config.command import Command, search_path
 from vstrain.config.problems import ConfigError, Problem
 from vstrain.config.schema import TrainConfig
 from vstrain.config.validate import validate
 from vstrain.verbs import embedded
+from vstrain.verbs.launching import launch
 
 USAGE = """vstrain [train] experiment=NAME key=value …
 
@@ -53,7 +53,7 @@ def start(config: TrainConfig, replace: bool) -> int:
         f"{config.run.experiment}, scale {config.run.scale}, site {config.site.name}: {run_dir}",
         file=sys.stderr,
     )
-    return local.start(run_dir, config.trainer.devices, replace)
+    return launch(config, run_dir, replace)
 
 
 def resume(argv: list[str]) -> int:
@@ -80,7 +80,7 @@ def resume(argv: list[str]) -> int:
     rundir.write_atomic(run_dir / "resolved.yaml", rundir.dump(config))
     with (run_dir / "resumes.jsonl").open("a") as file:
         file.write(json.dumps(rundir.stamp() | {"overrides": overrides}) + "\n")
-    return local.start(run_dir, config.trainer.devices, replace=True)
+    return launch(config, run_dir, replace=True)
 
 
 def with_hydra(command: Command) -> int:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import torch
 
@@ -32,6 +33,9 @@ class System(Base):
         self.calls = getattr(self, "calls", 0) + 1
         if os.environ.get("TOY_SIGNAL_AT") == str(self.calls):  # as if the user pressed Ctrl-C in the middle of a step
             os.kill(os.getpid(), signal.SIGINT)
+        if os.environ.get("TOY_RAISE_AT") == str(self.calls):
+            raise ArithmeticError("the toy is broken")
+        time.sleep(float(os.environ.get("TOY_PAUSE", 0)))  # a run that takes its time without taking the processor's
         loss = self.residual(batch, noise=0.1).mean()
         return Objective(loss, {"loss_again": loss})
 
