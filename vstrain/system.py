@@ -72,7 +72,8 @@ class System(lightning.LightningModule):
         self.config = config
         self._built = False
         self.trains = True  # False: only the model itself is wanted, without what helps in training
-        # the engine sets what makes the optimiser; used outside the house, a system trains with plain AdamW
+        # the engine sets these two; used outside the house, a system stays as it is and trains with plain AdamW
+        self.after_build: Callable[[System], None] = lambda system: None
         self.make_optimizer: Callable[[list[ParamGroup]], torch.optim.Optimizer] = _plain_adamw
 
     # ---- what a system writes -------------------------------------------------------------------------------------
@@ -113,6 +114,7 @@ class System(lightning.LightningModule):
     def configure_model(self) -> None:
         if not self._built:
             self.build()
+            self.after_build(self)
             self._built = True
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict:

@@ -169,11 +169,11 @@ def memory(report: Report, folder: Path) -> None:
     rows = []
     for size, side, batch in (("vits", 252, 4), ("vitb", 252, 2)):
         kept = []
-        for checkpointing in ("false", "true"):
+        for checkpointing in ("none", "full"):
             words = (
                 f"system.size={size}",
                 f"system.image_size={side}",
-                f"system.checkpointing={checkpointing}",
+                f"trainer.checkpointing={checkpointing}",
                 "trainer.max_steps=1",
             )
             config = config_of(folder, *words, f"data.batch_size={batch}", "data.procedural.samples=400")
@@ -193,7 +193,7 @@ def memory(report: Report, folder: Path) -> None:
             kept.append(sum(size for pointer, size in seen.items() if pointer not in weights) / 2**20)
             del loss
         rows.append([f"{size}, {side} x {side}, batch {batch}", *(f"{x:,.0f} MiB" for x in kept), kept[1] / kept[0]])
-    report.table(["kept for the backward pass", "plain", "system.checkpointing=true", "ratio"], rows)
+    report.table(["kept for the backward pass", "plain", "trainer.checkpointing=full", "ratio"], rows)
 
 
 def gpu(report: Report) -> None:

@@ -122,8 +122,15 @@ def test_job_roots_hold_exactly_the_keys_of_their_schema(verb):
 
 def test_a_run_from_before_a_key_existed_takes_its_shipped_value(tmp_path):
     values = compose("experiment=depth_teacher").model_dump(mode="json")
-    del values["system"]["checkpointing"], values["system"]["predict"]["crf"]
+    del (
+        values["system"]["pictures"],
+        values["system"]["predict"]["crf"],
+        values["trainer"]["compile"],
+        values["optim"]["fused"],
+    )
     values["system"]["flip"] = 0.125
     (tmp_path / "resolved.yaml").write_text(yaml.safe_dump(values))
-    loaded = validate(rundir.load(tmp_path), TrainConfig).system
-    assert loaded.checkpointing is False and loaded.predict.crf == 18 and loaded.flip == 0.125 and loaded.size == "tiny"
+    config = validate(rundir.load(tmp_path), TrainConfig)
+    assert config.system.pictures == 4 and config.system.predict.crf == 18
+    assert config.system.flip == 0.125 and config.system.size == "tiny"
+    assert config.trainer.compile is False and config.optim.fused == "auto" and config.trainer.max_steps == 400

@@ -99,13 +99,20 @@ def load(path: Path) -> dict:
 
 
 def with_new_keys(values: dict) -> dict:
-    """Keys of a shipped system that did not exist when a run was made take their shipped values, so that old runs load."""
-    system = values.get("system") or {}
+    """Keys that did not exist when a run was made take their shipped values, so that old runs load."""
+    if values.get("verb") != "train":
+        return values
+    system, filled = values.get("system") or {}, dict(values)
     for path in (CONF / "system").glob("*.yaml"):
         shipped = yaml.safe_load(path.read_text())
         if shipped["module"] == system.get("module"):
-            return values | {"system": _filled(system, shipped)}
-    return values
+            filled["system"] = _filled(system, shipped)
+    for group in ("trainer", "optim", "schedule", "ema", "callbacks", "logger", "launcher", "strategy"):
+        node = values.get(group) or {}
+        path = CONF / group / f"{node.get('name', 'default')}.yaml"
+        if path.is_file():
+            filled[group] = _filled(node, yaml.safe_load(path.read_text()) or {})
+    return filled
 
 
 def _filled(values: dict, shipped: dict) -> dict:

@@ -86,6 +86,7 @@ class Optim(Strict):
     betas: tuple[Probability, Probability]
     eps: PositiveFloat
     weight_decay: Annotated[float, Field(ge=0)]
+    fused: Literal["auto"] | bool  # one kernel for the whole update; auto: on CUDA
     clip: PositiveFloat | None  # largest gradient norm; null leaves gradients alone
 
 
@@ -100,7 +101,12 @@ class Trainer(Strict):
     max_steps: PositiveInt
     devices: PositiveInt  # processes on this node: one a device
     accelerator: Literal["auto", "cpu", "cuda"]
-    precision: Literal["32", "bf16-mixed"]
+    precision: Literal["32", "bf16-mixed", "bf16-true"]
+    checkpointing: Literal[
+        "none", "selective", "full"
+    ]  # what the blocks of a system compute again in the backward pass:
+    # nothing, all but matrix products and attention, all; less memory for more time
+    compile: bool  # torch.compile each block; the first steps take minutes
     accumulate: PositiveInt  # micro-batches in one optimiser step
     log_every: PositiveInt  # steps between two lines of train/… metrics
     threads: PositiveInt | None  # torch threads a rank on the CPU; null shares the cores out

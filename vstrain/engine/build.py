@@ -19,6 +19,7 @@ from vstrain.data.index import check_fields
 from vstrain.data.loader import Means
 from vstrain.data.storage import Storage
 from vstrain.data.stream import Arrangement, Share
+from vstrain.engine import blocks, precision
 from vstrain.system import ParamGroup, System
 
 ALONE = Share()
@@ -38,7 +39,18 @@ def part(config: SystemConfig, name: str) -> ModuleType:
 def build_system(config: TrainConfig) -> System:
     system = part(config.system, "module").System(config.system)
     system.make_optimizer = partial(make_optimizer, config.optim)
+    if config.verb == "train":
+        system.after_build = partial(prepare_for_training, config)
     return system
+
+
+def prepare_for_training(config: TrainConfig, system: System) -> None:
+    """Before anything is sharded; a system that is only used (`trains` is False) stays as it was built."""
+    if not system.trains:
+        return
+    if config.trainer.precision == "bf16-true":
+        precision.cast(system)
+    blocks.apply(system, config.trainer)
 
 
 def make_optimizer(optim: Optim, groups: list[ParamGroup]) -> torch.optim.Optimizer:
@@ -55,7 +67,8 @@ def make_optimizer(optim: Optim, groups: list[ParamGroup]) -> torch.optim.Optimi
         if group.params
     ]
     kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[optim.name]
-    return kind(parameters, lr=optim.lr, betas=optim.betas, eps=optim.eps)
+    fused = all(p.is_cuda for group in groups for p in group.params) if optim.fused == "auto" else optim.fused
+    return kind(parameters, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=fused or None)
 
 
 def rate_factor(schedule: Schedule, step: int, steps: int) -> float:

@@ -16,7 +16,7 @@ from vstrain.config import checkpoints, rundir
 from vstrain.config.problems import InputError
 from vstrain.config.schema import TrainConfig
 from vstrain.data.keyed import draw_key
-from vstrain.engine import build, checkpoint, guards, loggers, strategies
+from vstrain.engine import build, checkpoint, guards, loggers, precision, strategies
 from vstrain.engine.boundary import StepBoundary, save_pictures
 from vstrain.engine.validation import inference
 from vstrain.system import System
@@ -56,7 +56,8 @@ def run(config: TrainConfig, run_dir: Path) -> str:
         if trainer.global_step != config.trainer.max_steps:
             raise RuntimeError(f"training ended at step {trainer.global_step} of {config.trainer.max_steps}")
         if share.rank == 0:
-            report(system.to(trainer.strategy.root_device), batches, run_dir)
+            with trainer.precision_plugin.val_step_context():
+                report(system.to(trainer.strategy.root_device), batches, run_dir)
         trainer.strategy.barrier()
     return "finished"
 
@@ -89,19 +90,20 @@ def check_resumable(facts: dict, batches: build.Batches, path: Path) -> None:
 
 def build_trainer(config: TrainConfig, run_dir: Path, boundary: StepBoundary, start: int, facts: dict) -> Trainer:
     share, local = build.share(), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    own_precision = [precision.BFloat16(accelerator_of(config))] if config.trainer.precision == "bf16-true" else []
     return Trainer(
         accelerator=accelerator_of(config),
         devices=local,
         num_nodes=share.world // local,  # not the configured ones: hosts may have been lost (launcher=torchrun)
         strategy=strategies.build(config.strategy, share.world),
-        precision={"32": "32-true"}.get(config.trainer.precision, config.trainer.precision),
+        precision={"32": "32-true", "bf16-true": None}.get(config.trainer.precision, config.trainer.precision),
         max_steps=config.trainer.max_steps,
         max_epochs=1,  # one pass over a plan that ends with max_steps: data never stops at an epoch
         accumulate_grad_batches=config.trainer.accumulate,
         gradient_clip_val=config.optim.clip,
         logger=loggers.build(config, run_dir, start),
         callbacks=[boundary],
-        plugins=[checkpoint.AtomicCheckpointIO(facts), cluster_environment()],
+        plugins=[checkpoint.AtomicCheckpointIO(facts), cluster_environment(), *own_precision],
         default_root_dir=run_dir,
         enable_checkpointing=False,
         enable_progress_bar=False,

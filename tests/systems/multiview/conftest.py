@@ -51,7 +51,6 @@ TINY = dict(
         head_width=8,
         norm_groups=8,
         from_scratch=False,
-        gradient_checkpointing=False,
     ),
     text=dict(name="tiny", path=None, length=8, vocab=64, width=16, layers=1, heads=2),
     vision=dict(name="random", path=None, size=16, patch=8, width=16, layers=2, heads=2),

@@ -118,7 +118,6 @@ class Config(SystemConfig):
     perturb: Perturb | None  # null leaves pictures as they are
     student: Student | None  # null: trained on true labels alone
     camera: PositiveFloat | None  # metric: focal length of the camera that metres are learned for, in picture sides
-    checkpointing: bool  # encoder blocks keep no activations for the backward pass but compute them again
     head_lr_scale: PositiveFloat  # learning rate of everything but the encoder, times optim.lr
     loss: Loss
     depth_cap: PositiveFloat  # metres: scores floor aligned disparity at 1 / cap and leave farther pixels out

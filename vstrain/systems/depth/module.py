@@ -31,8 +31,6 @@ class System(BaseSystem):
         if c.init != "random" and self.trains and not meta:
             load_network(self.net, c.init, "system.init", encoder_only=c.init_parts == "encoder")
         self.net.to(memory_format=torch.channels_last)
-        if c.checkpointing:
-            self.net.backbone.gradient_checkpointing_enable({"use_reentrant": False})
         self.teacher = self.reference = None
         if teaching and teaching.alignment:
             self.project = student.projection(c.size, teaching.alignment)

@@ -27,7 +27,6 @@ class UNet(Strict):
     head_width: PositiveInt
     norm_groups: PositiveInt
     from_scratch: bool  # how it begins, see vstrain.systems.multiview.network.build_unet; false: from a base model
-    gradient_checkpointing: bool
 
     @model_validator(mode="after")
     def _levels_match(self):

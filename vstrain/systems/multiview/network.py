@@ -122,8 +122,6 @@ def build_unet(config: Config) -> UNet2DConditionModel:
     else:
         nn.init.zeros_(unet.class_embedding.linear_2.weight)
         nn.init.zeros_(unet.class_embedding.linear_2.bias)
-    if shape.gradient_checkpointing:
-        unet.enable_gradient_checkpointing()
     return unet
 
 
