@@ -57,7 +57,7 @@ def test_all_mistakes_at_once():
         (["experiment=depth_techer"], "experiment: no choice 'depth_techer'; did you mean depth_teacher?"),
         ([*DEPTH, "optim.lr=fast"], "optim.lr: expected a valid number"),
         ([*DEPTH, "optim.lr=0"], "optim.lr: expected greater than 0, got 0"),
-        ([*DEPTH, "trainer.precision=16"], "trainer.precision: expected '32' or 'bf16-mixed', got 16"),
+        ([*DEPTH, "trainer.precision=16"], "trainer.precision: expected '32', 'bf16-mixed' or 'bf16-true', got 16"),
         ([*DEPTH, "systm=depth"], "systm: no such key; did you mean system?"),
         (
             [*DEPTH, "data.procedural.sampels=9"],

@@ -131,6 +131,6 @@ def test_a_run_from_before_a_key_existed_takes_its_shipped_value(tmp_path):
     values["system"]["flip"] = 0.125
     (tmp_path / "resolved.yaml").write_text(yaml.safe_dump(values))
     config = validate(rundir.load(tmp_path), TrainConfig)
-    assert config.system.pictures == 4 and config.system.predict.crf == 18
+    assert config.system.pictures == 5 and config.system.predict.crf == 18
     assert config.system.flip == 0.125 and config.system.size == "tiny"
-    assert config.trainer.compile is False and config.optim.fused == "auto" and config.trainer.max_steps == 400
+    assert config.trainer.compile is False and config.optim.fused == "auto" and config.trainer.max_steps == 1300

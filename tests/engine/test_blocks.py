@@ -143,7 +143,7 @@ def test_what_cannot_be_compiled_is_said_at_the_start(monkeypatch):
         raise exc.InvalidCxxCompiler
 
     monkeypatch.setattr(cpp_builder, "get_cpp_compiler", missing)
-    with pytest.raises(InputError, match=r"C\\+\\+ compiler, and none is found"):
+    with pytest.raises(InputError, match="a C.. compiler, and none is found"):
         blocks.apply(Small(), trainer(compile=True))
     monkeypatch.setattr(Small, "blocks", lambda self: [])
     with pytest.raises(InputError, match="trainer.checkpointing: system small names no blocks"):

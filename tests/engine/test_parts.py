@@ -32,7 +32,7 @@ def test_learning_rate_factors():
 
 
 def test_groups_keep_their_own_rates_and_decay():
-    optim = Optim(name="adamw", lr=0.1, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.3, clip=None)
+    optim = Optim(name="adamw", lr=0.1, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.3, fused="auto", clip=None)
     a, b = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2))
     optimizer = build.make_optimizer(
         optim, [ParamGroup("a", [a]), ParamGroup("b", [b], 10.0, 0.0), ParamGroup("empty", [])]

@@ -28,6 +28,8 @@ KEPT = {  # what costs most to compute again: matrix products, convolutions, att
     aten._scaled_dot_product_attention_math.default,
 }
 
+ENTRIES = 512
+
 
 def apply(system: System, trainer: Trainer) -> None:
     """Give every block of `system` what `trainer.checkpointing` and `trainer.compile` ask for. Call it once, after `build`."""
@@ -39,14 +41,16 @@ def apply(system: System, trainer: Trainer) -> None:
             )
     if trainer.compile:
         require_compiler(system.device)
-        # blocks of one class share one cache of compiled code, with an entry for each width and mode
-        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 4 * len(blocks))
+        # blocks of one class share one cache of compiled code, with an entry for each shape and mode
+        torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = ENTRIES
     for block in blocks:
         forward = block.forward
         if trainer.checkpointing == "selective":
             forward = recomputed(forward, functools.partial(create_selective_checkpoint_contexts, _policy))
         if trainer.compile:
-            forward = torch.compile(forward)
+            forward = torch.compile(
+                forward, dynamic=False
+            )  # blocks share code, so varying widths would pass for dynamic
         if trainer.checkpointing == "full":
             forward = recomputed(forward)
         if forward is not block.forward:
