@@ -12,6 +12,7 @@ VERBS = {
     "label": "a teacher's labels for unlabelled shards: vstrain label ckpt=RUN_DIR urls='[DIR/*.tar]' output=DIR",
     "eval": "numbers of a trained model on held-out data: vstrain eval ckpt=RUN_DIR",
     "export": "the layout other libraries open: vstrain export ckpt=RUN_DIR",
+    "replay": "one batch that did harm, once more: vstrain replay RUN_DIR/quarantine/FOLDER",
     "adopt": "a run made from weights of others: vstrain adopt experiment=depth_teacher weights=FILE system.size=vitl",
     "plan": "parameters, memory and FLOPs before queueing: vstrain plan experiment=depth_teacher scale=large",
     "data": "make or look at shards: vstrain data depth_corpus source=FOLDER",

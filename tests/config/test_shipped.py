@@ -111,7 +111,7 @@ def test_presets_and_systems_belong_together():
     assert presets == {(system, scale) for system in systems for scale in SCALES}
 
 
-@pytest.mark.parametrize("verb", ["predict", "eval", "export", "label"])
+@pytest.mark.parametrize("verb", ["predict", "eval", "export", "label", "replay"])
 def test_job_roots_hold_exactly_the_keys_of_their_schema(verb):
     keys = {key for name in ("job", verb) for key in yaml.safe_load((CONF / f"{name}.yaml").read_text())} - {
         "defaults",
@@ -127,10 +127,12 @@ def test_a_run_from_before_a_key_existed_takes_its_shipped_value(tmp_path):
         values["system"]["predict"]["crf"],
         values["trainer"]["compile"],
         values["optim"]["fused"],
+        values["guards"],
     )
     values["system"]["flip"] = 0.125
     (tmp_path / "resolved.yaml").write_text(yaml.safe_dump(values))
     config = validate(rundir.load(tmp_path), TrainConfig)
     assert config.system.pictures == 5 and config.system.predict.crf == 18
     assert config.system.flip == 0.125 and config.system.size == "tiny"
+    assert config.guards.non_finite == "stop"
     assert config.trainer.compile is False and config.optim.fused == "auto" and config.trainer.max_steps == 1300

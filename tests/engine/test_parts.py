@@ -151,8 +151,3 @@ def test_validation_is_a_weighted_mean_and_padding_cannot_poison_it():
     with inference(system):
         assert not torch.is_grad_enabled()
     assert torch.is_grad_enabled()
-
-
-def test_agreement_on_one_process():
-    assert guards.agree(False, True) == guards.Verdict(False, [])
-    assert guards.agree(True, False) == guards.Verdict(True, [0])

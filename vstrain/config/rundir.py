@@ -107,7 +107,7 @@ def with_new_keys(values: dict) -> dict:
         shipped = yaml.safe_load(path.read_text())
         if shipped["module"] == system.get("module"):
             filled["system"] = _filled(system, shipped)
-    for group in ("trainer", "optim", "schedule", "ema", "callbacks", "logger", "launcher", "strategy"):
+    for group in ("trainer", "optim", "schedule", "ema", "callbacks", "guards", "logger", "launcher", "strategy"):
         node = values.get(group) or {}
         path = CONF / group / f"{node.get('name', 'default')}.yaml"
         if path.is_file():

@@ -128,6 +128,20 @@ class Callbacks(Strict):
     validation: Validation
 
 
+class Spike(Strict):
+    factor: Annotated[float, Field(gt=1)]  # a loss above this many times the median is a spike
+    window: PositiveInt  # steps that the median is taken over; none is judged before so many
+    action: Literal["skip", "stop", "warn"]
+
+
+class Guards(Strict):
+    non_finite: Literal["stop", "skip"]  # when a loss or gradient is not finite: end the run, or leave that step out
+    spike: Spike | None  # null: losses may jump
+    max_skipped: NonNegativeInt  # steps that a run may leave out
+    quarantine: NonNegativeInt  # folders of bad batches that each rank may keep; 0 keeps none
+    weights: bool  # also keep the weights that a bad batch met
+
+
 class Wandb(Strict):
     enabled: bool
     project: str
@@ -169,6 +183,7 @@ class TrainConfig(Strict):
     schedule: Schedule
     trainer: Trainer
     callbacks: Callbacks
+    guards: Guards
     logger: Logger
     launcher: Launcher
     strategy: Strategy
@@ -257,6 +272,11 @@ class ExportConfig(Job):
     output: str | None
 
 
+class ReplayConfig(Job):
+    verb: Literal["replay"]
+    batch: str  # a folder below quarantine/ of a run
+
+
 class LabelConfig(Job):
     """`vstrain label`: a trained system labels shards of pictures."""
 
@@ -281,5 +301,6 @@ MODELS: dict[str, type[Strict]] = {
     "predict": PredictConfig,
     "eval": EvalConfig,
     "export": ExportConfig,
+    "replay": ReplayConfig,
     "label": LabelConfig,
 }

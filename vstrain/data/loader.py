@@ -60,6 +60,19 @@ class Loader:
             yield {name: tensor.pin_memory() if pin else tensor for name, tensor in batch.items()} | words
             del batch
 
+    def contents(self, k: int) -> list[dict]:
+        """Position, epoch, shard and key of each sample of batch `k` of this pass (of a damaged one, not its replacement)."""
+        positions = self.plan[k]
+        places = self.work.stream.places(positions)
+        found = []
+        for position, source, epoch, sample in zip(
+            *(column.tolist() for column in (positions, places.source, places.epoch, places.sample)), strict=True
+        ):
+            index = self.work.readers[source].index
+            shard = index.shards[int(index.shard[sample])]
+            found.append({"position": position, "epoch": epoch, "shard": shard, "key": index.key(sample)})
+        return found
+
     def _batches(self) -> Iterator[Batch]:
         means = self.means
         if means.workers and len(self.plan) > 1:

@@ -1,8 +1,9 @@
-"""What happens between two optimiser steps, in this order: log, validate, save, and agree on whether to go on."""
+"""What happens between two optimiser steps, in this order: agree on whether the step is taken, log, validate, save."""
 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from pathlib import Path
 
@@ -15,14 +16,12 @@ from vstrain.config.schema import TrainConfig
 from vstrain.data.keyed import draw_key
 from vstrain.engine import build, checkpoint, guards
 from vstrain.engine.console import StepProgress
+from vstrain.engine.health import lockstep
+from vstrain.engine.health.sentry import Sentry
 from vstrain.engine.validation import validate
 from vstrain.system import System
 
 log = logging.getLogger("vstrain")
-
-
-class NotFinite(RuntimeError):
-    """The loss of some rank is not a number or infinite."""
 
 
 class StepBoundary(Callback):
@@ -40,10 +39,12 @@ class StepBoundary(Callback):
         self.config, self.run_dir, self.batches = config, run_dir, batches
         self.stop, self.start_step, self.facts = stop, start_step, facts
         self.stopped = False
+        self.sentry = Sentry(config, run_dir, stop, facts)
         self._metrics: list[dict[str, torch.Tensor]] = []
 
     def on_train_start(self, trainer: Trainer, system: System) -> None:
-        guards.check_same(self.facts)
+        lockstep.check_same(self.facts)
+        self.sentry.start(trainer.global_rank, trainer.world_size)
         self.stop.install()  # after Lightning has put its own handlers in place
         self.progress = StepProgress(self.config.trainer.max_steps, self.start_step)
         self._window = (time.monotonic(), self.start_step)
@@ -51,39 +52,35 @@ class StepBoundary(Callback):
     def on_train_batch_start(self, trainer: Trainer, system: System, batch: dict, batch_idx: int) -> None:
         """Rates and what is left to global random state (dropout) are functions of the counter, not of history."""
         config, step = self.config, trainer.global_step
-        torch.manual_seed(
-            draw_key(
-                config.seed,
-                step,
-                trainer.global_rank * config.trainer.accumulate + batch_idx % config.trainer.accumulate,
-            )
-        )
+        micro = trainer.global_rank * config.trainer.accumulate + batch_idx % config.trainer.accumulate
+        key = draw_key(config.seed, step, micro)
+        torch.manual_seed(key)
+        self.sentry.begin(batch, key)
         factor = build.rate_factor(config.schedule, step, config.trainer.max_steps)
         for optimizer in trainer.optimizers:
             build.set_learning_rate(optimizer, config.optim, factor)
+
+    def on_before_backward(self, trainer: Trainer, system: System, loss: torch.Tensor) -> None:
+        self.sentry.loss(loss)
+
+    def on_before_optimizer_step(self, trainer: Trainer, system: System, optimizer: torch.optim.Optimizer) -> None:
+        self.sentry.judge(trainer, optimizer)
 
     def on_train_batch_end(self, trainer: Trainer, system: System, outputs: dict, batch: dict, batch_idx: int) -> None:
         self._metrics.append(outputs["metrics"])
         if (batch_idx + 1) % self.config.trainer.accumulate:
             return
         step, last = trainer.global_step, trainer.global_step == self.config.trainer.max_steps
-        verdict = guards.agree(
-            self.stop.raised is not None, all(bool(torch.isfinite(m["loss"])) for m in self._metrics)
-        )
-        if verdict.broken_ranks:
-            raise NotFinite(
-                f"the loss of rank {verdict.broken_ranks[0]} is not finite at step {step}; lower optim.lr or set "
-                "optim.clip, and resume"
-            )
+        decision = self.sentry.close(trainer, system, [metrics["loss"] for metrics in self._metrics])
         logged = step % self.config.trainer.log_every == 0 or last
         loss = self._log(trainer, step) if logged else None
         self.progress.step(step, loss, logged)
         self._metrics = []
         if step % self.config.callbacks.validation.every == 0 or last:
             self._validate(trainer, system, step)
-        if step % self.config.callbacks.checkpoint.every == 0 or last or verdict.stop:
+        if step % self.config.callbacks.checkpoint.every == 0 or last or decision.agreed.stop:
             self._save(trainer, step)
-        if verdict.stop and not last:
+        if decision.agreed.stop and not last:
             self.stopped = trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, system: System) -> None:
@@ -95,6 +92,12 @@ class StepBoundary(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, system: System, checkpoint: dict) -> None:
         checkpoint["samples_seen"] = trainer.global_step * self.config.data.batch_size
+
+    def state_dict(self) -> dict:
+        return self.sentry.guard.state_dict()
+
+    def load_state_dict(self, state: dict) -> None:
+        self.sentry.guard.load_state_dict(state)
 
     def _log(self, trainer: Trainer, step: int) -> float:
         """Means over the micro-batches and ranks of this step; returns the loss."""
@@ -108,9 +111,12 @@ class StepBoundary(Callback):
         metrics |= {
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
             "samples_seen": step * self.config.data.batch_size,
+            "guard/grad_norm": self.sentry.decision.agreed.norm,
+            "guard/skipped": self.sentry.guard.skipped,
+            "guard/spikes": self.sentry.guard.spikes,
             "time/samples_per_second": pace * self.config.data.batch_size,
         }
-        self._write(trainer, metrics, step)
+        self._write(trainer, {name: value for name, value in metrics.items() if math.isfinite(value)}, step)
         return values["loss"]
 
     def _write(self, trainer: Trainer, metrics: dict[str, float], step: int) -> None:

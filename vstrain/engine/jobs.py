@@ -14,6 +14,7 @@ MODULES = {
     "predict": "predict",
     "eval": "evaluate",
     "export": "export",
+    "replay": "replay",
     "label": "label",
     "plan": "plan",
     "adopt": "adopt",

@@ -19,12 +19,13 @@ from vstrain.system import System
 log = logging.getLogger("vstrain")
 
 
-def restore(job: Job) -> tuple[System, TrainConfig, Path]:
-    """(system in evaluation mode on its device, the configuration it was trained with, the checkpoint's folder)."""
+def restore(job: Job, trains: bool = False) -> tuple[System, TrainConfig, Path]:
+    """(system in evaluation mode on its device, the configuration it was trained with, the checkpoint's folder). `trains`:
+    with all that training needs, in training mode."""
     run_dir, path = checkpoints.find(Path(job.ckpt), "ckpt")
     config = trained(run_dir, job.system)
     system = build.build_system(config)
-    system.trains = False
+    system.trains = trains
     system.configure_model()
     try:
         system.load_state_dict(load_file(path / checkpoints.WEIGHTS))
@@ -35,7 +36,7 @@ def restore(job: Job) -> tuple[System, TrainConfig, Path]:
         ) from error
     device = device_of(job.accelerator)
     log.info("checkpoint %s on %s", path, device)
-    return system.to(device).eval(), config, path
+    return system.to(device).train(trains), config, path
 
 
 def device_of(accelerator: str) -> torch.device:

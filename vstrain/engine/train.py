@@ -18,6 +18,7 @@ from vstrain.config.schema import TrainConfig
 from vstrain.data.keyed import draw_key
 from vstrain.engine import build, checkpoint, guards, loggers, precision, strategies
 from vstrain.engine.boundary import StepBoundary, save_pictures
+from vstrain.engine.health.supply import Supply
 from vstrain.engine.validation import inference
 from vstrain.system import System
 
@@ -43,9 +44,8 @@ def run(config: TrainConfig, run_dir: Path) -> str:
         facts = identity(config, batches)
         boundary = StepBoundary(config, run_dir, batches, stop, start, facts)
         trainer = build_trainer(config, run_dir, boundary, start, facts)
-        trainer.fit(
-            system, batches.train(start * config.data.batch_size, share=share), ckpt_path=path, weights_only=True
-        )
+        supply = boundary.sentry.supply = Supply(batches.train(start * config.data.batch_size, share=share))
+        trainer.fit(system, supply, ckpt_path=path, weights_only=True)
         trainer.strategy.barrier()
         if boundary.stopped:
             signal = guards.agreed_signal(stop.raised)
@@ -100,7 +100,6 @@ def build_trainer(config: TrainConfig, run_dir: Path, boundary: StepBoundary, st
         max_steps=config.trainer.max_steps,
         max_epochs=1,  # one pass over a plan that ends with max_steps: data never stops at an epoch
         accumulate_grad_batches=config.trainer.accumulate,
-        gradient_clip_val=config.optim.clip,
         logger=loggers.build(config, run_dir, start),
         callbacks=[boundary],
         plugins=[checkpoint.AtomicCheckpointIO(facts), cluster_environment(), *own_precision],

@@ -25,11 +25,11 @@ USAGE = """vstrain [train] experiment=NAME key=value …
   trainer.max_steps=N trainer.devices=N trainer.precision=32|bf16-mixed optim.lr=X seed=N strategy=auto|single|ddp
   logger=wandb   run.dir=PATH   site=NAME
   resume=RUN_DIR                           go on with a run, on any number of devices and workers;
-                                           trainer.* callbacks.* logger.* may change
+                                           trainer.* callbacks.* guards.* logger.* may change
   -m key=a,b                               one run for every combination"""
 
 READING = ("data.workers", "data.ahead", "data.timeout", "data.max_damaged", "data.cache")  # how, not what
-RESUMABLE = ("trainer.", "callbacks.", "logger.", *READING)  # what a resumed run may change
+RESUMABLE = ("trainer.", "callbacks.", "guards.", "logger.", *READING)  # what a resumed run may change
 
 
 def main(argv: list[str]) -> int:

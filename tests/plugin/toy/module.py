@@ -37,7 +37,18 @@ class System(Base):
             raise ArithmeticError("the toy is broken")
         time.sleep(float(os.environ.get("TOY_PAUSE", 0)))  # a run that takes its time without taking the processor's
         loss = self.residual(batch, noise=0.1).mean()
-        return Objective(loss, {"loss_again": loss})
+        return Objective(self.trouble(loss), {"loss_again": loss})
+
+    def trouble(self, loss):
+        """TOY_TROUBLE=STEP:RANK:KIND makes the loss of that step wrong on that rank: nan, gradient, or a factor."""
+        if "TOY_TROUBLE" not in os.environ:
+            return loss
+        step, rank, kind = os.environ["TOY_TROUBLE"].split(":")
+        if (int(step), int(rank)) != (self.trainer.global_step + 1, self.trainer.global_rank):
+            return loss
+        if kind == "gradient":  # finite, but the slope of the root at 0 is not
+            return loss + (0 * next(self.parameters()).sum()).sqrt()
+        return loss * float(kind)
 
     def evaluate(self, batch):
         return {"loss": self.residual(batch)}
