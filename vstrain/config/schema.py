@@ -223,10 +223,28 @@ class TrainConfig(Strict):
         return self
 
 
+class Hardware(Strict):
+    """One device of a cluster as `vstrain plan` sees it. Rates are data-sheet rates; `efficiency` says what is reached."""
+
+    name: str
+    memory: PositiveFloat  # GiB a device that a process can have
+    reserve: Annotated[
+        float, Field(ge=0)
+    ]  # GiB of it that no tensor gets: driver context, NCCL's and kernels' own buffers
+    margin: Annotated[float, Field(ge=0)]  # on top of the counted peak, for fragmentation and other kernels
+    bf16: PositiveFloat  # TFLOP/s, dense
+    fp32: PositiveFloat
+    link: PositiveFloat  # GB/s that a device sends to others of its node
+    network: PositiveFloat  # GB/s that a device sends to other nodes
+    write: PositiveFloat  # GB/s that a node writes to the shared file system
+    efficiency: tuple[Probability, Probability]  # share of the FLOP rate that a step reaches: lowest, highest
+
+
 class PlanConfig(TrainConfig):
     """`vstrain plan`: the configuration of a training run, looked at and not run."""
 
     verb: Literal["plan"]
+    hardware: Hardware
 
 
 class AdoptConfig(TrainConfig):

@@ -1,23 +1,46 @@
-"""What a run would need, counted without weights, data or GPU: parameters on the meta
-device, FLOPs of one step on fake tensors."""
+"""`vstrain plan`: what a run would need, counted without weights, data or GPU, and which strategy is the cheapest that fits.
+
+Single and ddp are counted on fake tensors (vstrain.engine.footprint); what the optimiser adds, and ZeRO, is arithmetic on
+that."""
 
 from __future__ import annotations
 
 import json
 import logging
+import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from vstrain.config import rundir
-from vstrain.config.schema import PlanConfig
-from vstrain.engine import build
+from vstrain.config.schema import Hardware, PlanConfig
+from vstrain.engine import build, plan_text
+from vstrain.engine.footprint import Footprint, footprint, helpers
 from vstrain.system import System
 
 log = logging.getLogger("vstrain")
+GIB = 2**30
 MOMENTS = 2  # Adam keeps two numbers a trained weight
+FP32, BF16 = 4, 2  # bytes
+SAVE_SECONDS = 120  # between the signal and the end, under torchrun's agent (vstrain.agent)
+BUCKET = 500_000_000  # weights that DeepSpeed reduces, or holds gathered, at a time unless told otherwise
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One strategy on this hardware. memory: bytes of a rank by category, at the peak. link, network: bytes that a rank
+    sends in one step to its own node and to others."""
+
+    name: str
+    memory: dict[str, int]
+    link: int
+    network: int
+    fits: bool
+
+    @property
+    def peak(self) -> int:
+        return sum(self.memory.values())
 
 
 def threads(config: PlanConfig) -> int:
@@ -25,61 +48,146 @@ def threads(config: PlanConfig) -> int:
 
 
 def run(config: PlanConfig, run_dir: Path) -> str:
-    with torch.device("meta"):
-        system = build.build_system(config)
-        system.configure_model()
-    facts = count(system, config) | flops(system, config, json.loads((run_dir / "item.json").read_text()))
+    started = time.monotonic()
+    data = json.loads((run_dir / "data.json").read_text())
+    system = on_meta(config)
+    facts = count(system) | lengths(config, data)
+    world = world_of(config)
+    step = footprint(
+        system,
+        data["item"],
+        config.data.batch_size // (world * config.trainer.accumulate),
+        precision=config.trainer.precision,
+        keep_gradients=world > 1 or config.trainer.accumulate > 1,
+        granularity=1 if config.hardware.name == "cpu" else 512,
+    )
+    options = candidates(config, facts, step)
+    chosen = next(option for option in options if option.name == chosen_name(config))
+    cheapest = next((option for option in options if option.fits), None)
+    facts |= {
+        "flops_per_step": step.flops * config.trainer.accumulate * world,
+        "strategy": chosen.name,
+        "memory": chosen.memory,
+        "peak_bytes": chosen.peak,
+        "fits": chosen.fits,
+        "wire_bytes_per_step": chosen.link + chosen.network,
+        "step_seconds": step_seconds(config, chosen, step.flops * config.trainer.accumulate),
+        "cheapest": cheapest and cheapest.name,
+        "strategies": [asdict(option) | {"peak_bytes": option.peak} for option in options],
+        "checkpoint_seconds": facts["checkpoint_bytes"] / (config.hardware.write * 1e9),
+        "lead_seconds": SAVE_SECONDS,
+    }
+    facts["planned_seconds"] = time.monotonic() - started
     rundir.write_atomic(run_dir / "plan.json", json.dumps(facts, indent=2))
-    log.info("%s", table(facts, config))
+    log.info("%s", plan_text.table(facts, config))
     return "finished"
 
 
-def count(system: System, config: PlanConfig) -> dict[str, int]:
-    """Parameters, and bytes that every rank holds under single and ddp: weights, gradients and Adam's moments in fp32."""
-    parameters = list(system.parameters())
-    trained = [parameter for group in system.param_groups() for parameter in group.params]
-    weights = sum(p.numel() * p.element_size() for p in parameters) + sum(
-        b.numel() * b.element_size() for b in system.buffers()
-    )
-    gradients = sum(p.numel() * p.element_size() for p in trained)
+def on_meta(config: PlanConfig) -> System:
+    with torch.device("meta"):
+        system = build.build_system(config)
+        system.configure_model()
+    return system
+
+
+def world_of(config: PlanConfig) -> int:
+    return config.trainer.devices * config.launcher.nodes
+
+
+def chosen_name(config: PlanConfig) -> str:
+    if config.strategy.name != "auto":
+        return config.strategy.name
+    return "ddp" if world_of(config) > 1 else "single"
+
+
+def count(system: System) -> dict[str, int]:
+    """Parameters of the model and of its frozen helpers, and bytes of a whole checkpoint."""
+    trained = sum(parameter.numel() for group in system.param_groups() for parameter in group.params)
+    state = sum(tensor.nbytes for tensor in system.state_dict().values())
     return {
-        "parameters": sum(p.numel() for p in parameters),
-        "trained": sum(p.numel() for p in trained),
-        "weights_bytes": weights,
-        "gradients_bytes": gradients,
-        "optimiser_bytes": MOMENTS * gradients,
-        "checkpoint_bytes": weights + MOMENTS * gradients,
-        "wire_bytes_per_step": 0
-        if config.trainer.devices == 1
-        else 2 * gradients * (config.trainer.devices - 1) // config.trainer.devices,
+        "parameters": sum(parameter.numel() for parameter in system.parameters()),
+        "trained": trained,
+        "helper_parameters": sum(parameter.numel() for net in helpers(system) for parameter in net.parameters()),
+        "checkpoint_bytes": state + MOMENTS * FP32 * trained,
     }
 
 
-def flops(system: System, config: PlanConfig, item: dict) -> dict[str, int]:
-    """FLOPs of one optimiser step of all ranks, forward and backward, from one sample a batch scaled to data.batch_size."""
-    keys = torch.arange(2)
-    with FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as counter:
-        system.to_empty(device="cpu")
-        batch = {name: torch.empty((2, *shape), dtype=getattr(torch, dtype)) for name, (shape, dtype) in item.items()}
-        system.objective(batch | {"key": keys, "weight": torch.ones(2)}).loss.backward()
-    return {"flops_per_step": counter.get_total_flops() * config.data.batch_size // 2}
+def lengths(config: PlanConfig, data: dict) -> dict:
+    """The run in steps, samples and epochs; shards of a node and of a rank (None: shards are not made yet)."""
+    seen, shards = config.trainer.max_steps * config.data.batch_size, data["shards"]
+    return {
+        "steps": config.trainer.max_steps,
+        "samples": seen,
+        "data_samples": data["samples"],
+        "epochs": seen / data["samples"],
+        "shards": shards,
+        "shards_per_node": shards and shards / config.launcher.nodes,
+        "shards_per_rank": shards and shards / world_of(config),
+    }
 
 
-def table(facts: dict[str, int], config: PlanConfig) -> str:
-    mib = {name: facts[f"{name}_bytes"] / 2**20 for name in ("weights", "gradients", "optimiser", "checkpoint")}
-    held = mib["weights"] + mib["gradients"] + mib["optimiser"]
-    return "\n".join(
-        [
-            f"{config.run.experiment}, scale {config.run.scale}, {config.trainer.devices} rank(s), "
-            f"strategy {config.strategy.name}",
-            f"  parameters           {facts['parameters']:>16,}  of which trained {facts['trained']:,}",
-            f"  FLOPs a step         {facts['flops_per_step'] / 1e12:>16.3f}  TFLOP, "
-            f"batch {config.data.batch_size} over all ranks, {config.trainer.max_steps:,} steps",
-            f"  weights a rank       {mib['weights']:>16.1f}  MiB",
-            f"  gradients a rank     {mib['gradients']:>16.1f}  MiB",
-            f"  optimiser a rank     {mib['optimiser']:>16.1f}  MiB",
-            f"  together             {held:>16.1f}  MiB, without activations",
-            f"  checkpoint           {mib['checkpoint']:>16.1f}  MiB",
-            f"  gradients on the wire{facts['wire_bytes_per_step'] / 2**20:>16.1f}  MiB sent a rank and step (ring all-reduce)",
-        ]
-    )
+# ---- strategies ---------------------------------------------------------------------------------------------------
+
+
+def candidates(config: PlanConfig, facts: dict, step: Footprint) -> list[Candidate]:
+    """From the cheapest in messages to the dearest."""
+    world, trained = world_of(config), facts["trained"]
+
+    def candidate(name: str, memory: dict[str, int], sent: float) -> Candidate:
+        sent = int(sent * (world - 1) / world)  # of a ring: each rank keeps its own part
+        inside = config.launcher.nodes == 1
+        return Candidate(name, memory, sent * inside, sent * (not inside), fits(sum(memory.values()), config.hardware))
+
+    whole = with_optimiser(step, MOMENTS * FP32 * trained, scratch(config, trained))
+    if world == 1:
+        return [candidate("single", whole, 0)]
+    reduced = candidate("ddp", whole, 2 * FP32 * trained)
+    return [reduced, *(candidate(f"zero{stage}", *zero(stage, config, trained, step)) for stage in (1, 2, 3))]
+
+
+def with_optimiser(step: Footprint, state: int, scratch: int) -> dict[str, int]:
+    """Bytes by category at the larger of two peaks: in the backward pass, or in the optimiser's step, when activations are
+    gone and the optimiser needs `scratch`."""
+    backward = step.at_peak | {"optimiser": state}
+    stepping = step.held | {"activations": 0, "temporary": scratch, "optimiser": state}
+    return max(backward, stepping, key=lambda memory: sum(memory.values()))
+
+
+def scratch(config: PlanConfig, weights: int) -> int:
+    """What Adam needs in its step for `weights` trained weights: on a GPU, where it treats all of them at once, one number
+    each; on the CPU, where it takes one tensor after the other, too little to matter."""
+    return 0 if config.hardware.name == "cpu" else FP32 * weights
+
+
+def zero(stage: int, config: PlanConfig, trained: int, step: Footprint) -> tuple[dict[str, int], int]:
+    """(memory, bytes of messages) of DeepSpeed's ZeRO, by the sizes of its buffers. Weights and gradients are in bf16 unless
+    training is in fp32, and each rank keeps a fp32 copy of its shard of the weights beside the moments."""
+    world, number = world_of(config), BF16 if config.trainer.precision.startswith("bf16") else FP32
+    others = step.held["weights"] - FP32 * trained
+    shard, bucket = trained // world, min(trained, BUCKET)
+    weights = number * (trained if stage < 3 else shard + bucket)
+    gradients = number * (trained if stage == 1 else shard + bucket)
+    memory = step.at_peak | {
+        "weights": others + weights,
+        "gradients": gradients,
+        "optimiser": (MOMENTS + 1) * FP32 * shard,
+    }
+    gathers = config.trainer.accumulate * 2 if stage == 3 else 1
+    reductions = config.trainer.accumulate if stage > 1 else 1
+    return memory, number * trained * (gathers + reductions)
+
+
+# ---- hardware -----------------------------------------------------------------------------------------------------
+
+
+def fits(peak: int, hardware: Hardware) -> bool:
+    return peak * (1 + hardware.margin) <= (hardware.memory - hardware.reserve) * GIB
+
+
+def step_seconds(config: PlanConfig, chosen: Candidate, flops: int) -> tuple[float, float]:
+    """Shortest and longest: messages behind the computation at its best, or after the computation at its worst."""
+    hardware = config.hardware
+    rate = (hardware.bf16 if config.trainer.precision.startswith("bf16") else hardware.fp32) * 1e12
+    slowest, fastest = (flops / (rate * share) for share in hardware.efficiency)
+    messages = chosen.link / (hardware.link * 1e9) + chosen.network / (hardware.network * 1e9)
+    return max(fastest, messages), slowest + messages

@@ -76,11 +76,9 @@ def _placed(urls: list[str], folder: Path) -> list[str]:
 def build(config: TrainConfig) -> Path:
     """The folder of the embedded data set of this configuration; rendered with a progress bar if it is not there yet."""
     from data_pipelines.procedural import build as world
-    from data_pipelines.procedural.config import CONFIGS
 
     kind = config.system.data_kind
-    wanted = CONFIGS[kind].model_validate(config.data.procedural)
-    folder = Path(config.data.root).absolute() / "procedural" / f"{kind}-{world.config_digest(kind, wanted)}"
+    wanted, folder = _world(config)
     if world.complete(folder):
         return folder
     with progress_bar(f"rendering {kind} data") as advance:
@@ -95,6 +93,24 @@ def one_sample(config: TrainConfig) -> dict:
 
     kind = config.system.data_kind
     return world.make(kind, CONFIGS[kind].model_validate(config.data.procedural), "train", 0)
+
+
+def sizes(config: TrainConfig) -> tuple[int, int | None]:
+    """(training samples, their shards or None before they are made) of the embedded data set."""
+    from data_pipelines.procedural import build as world
+
+    wanted, folder = _world(config)
+    return wanted.samples, len(list(folder.glob("train-*.tar"))) if world.complete(folder) else None
+
+
+def _world(config: TrainConfig) -> tuple:
+    """What the embedded data set of a configuration shows, and its folder."""
+    from data_pipelines.procedural import build as world
+    from data_pipelines.procedural.config import CONFIGS
+
+    kind = config.system.data_kind
+    wanted = CONFIGS[kind].model_validate(config.data.procedural)
+    return wanted, Path(config.data.root).absolute() / "procedural" / f"{kind}-{world.config_digest(kind, wanted)}"
 
 
 class progress_bar:

@@ -13,46 +13,59 @@ from launch import local
 from vstrain.config import rundir
 from vstrain.config.command import Command
 from vstrain.config.problems import ConfigError, Problem
-from vstrain.config.schema import PlanConfig
+from vstrain.config.schema import PlanConfig, TrainConfig
 from vstrain.data.index import Index
 from vstrain.data.keyed import rng
 from vstrain.data.reader import Reader
 from vstrain.data.storage import expand
 from vstrain.verbs import embedded
 
-USAGE = """vstrain plan experiment=NAME key=value …
+USAGE = """vstrain plan experiment=NAME key=value … [hardware=NAME]
 
-  the words of `vstrain train`; prints parameters, FLOPs a sample, and bytes a rank for weights, gradients, optimiser and
-  checkpoint, without data and without a GPU. Example: vstrain plan experiment=depth_teacher scale=large trainer.devices=8"""
+  the words of `vstrain train`; prints the memory of a rank by category, FLOPs, messages and time of a step, length of the run,
+  checkpoint, and the cheapest strategy that fits the hardware, without data and without a GPU.
+  hardware=h100 | h200 | a100_80 | a100_40 | rtx4090 | cpu    the device (conf/hardware), h100 unless you say
+  Example: vstrain plan experiment=depth_teacher scale=large trainer.devices=8 hardware=a100_40"""
+
+HARDWARE = "h100"
 
 
 def main(argv: list[str]) -> int:
     if "--help" in argv or "-h" in argv or not argv:
         print(USAGE)
         return 0
-    command = Command("train", PlanConfig, ["verb=plan", *argv], embedded.check)
+    command = Command("train", PlanConfig, ["verb=plan", *with_hardware(argv)], embedded.check)
     if command.flags:
         raise ConfigError([Problem(command.flags[0], "no such flag of `vstrain plan`")])
     config = command.config()
     run_dir = rundir.create(
         config, Path(config.run.root) / "plan", Path(config.run.dir) if config.run.dir else None, {}
     )
-    rundir.write_atomic(run_dir / "item.json", json.dumps(example(config)))
+    rundir.write_atomic(run_dir / "data.json", json.dumps(data_facts(config)))
     print(f"plan {config.run.experiment}, scale {config.run.scale}: {run_dir}", file=sys.stderr)
     return local.start(run_dir, 1, replace=True)
 
 
-def example(config: PlanConfig) -> dict[str, list]:
-    """name -> [shape, dtype] of one training item, from one rendered or stored sample."""
+def with_hardware(argv: list[str]) -> list[str]:
+    """`hardware=NAME` adds that choice of conf/hardware, which no other verb has."""
+    chosen = [word for word in argv if word.startswith("hardware=")] or [f"hardware={HARDWARE}"]
+    return [f"+{chosen[-1]}", *(word for word in argv if word not in chosen)]
+
+
+def data_facts(config: TrainConfig) -> dict:
+    """item: name -> [shape, dtype] of one training item, from one rendered or stored sample; samples and shards of the
+    training data (None: of shards that are not made yet)."""
     if config.data.source == "procedural":
-        sample = embedded.one_sample(config)
+        sample, (samples, shards) = embedded.one_sample(config), embedded.sizes(config)
     else:
-        index = Index.open(expand(config.data.train.all_sources()[0].urls))
-        sample = Reader(index).read(0)
+        indices = [Index.open(expand(source.urls)) for source in config.data.train.all_sources()]
+        sample = Reader(indices[0]).read(0)
+        samples, shards = sum(map(len, indices)), sum(len(index.shards) for index in indices)
     prepare = importlib.import_module(f"{config.system.module}.prepare").prepare
     item = prepare(sample, config.system, rng(0, "plan"), True)
-    return {
+    shapes = {
         name: [list(np.shape(value)), str(np.asarray(value).dtype)]
         for name, value in item.items()
         if not isinstance(value, str)
     }
+    return {"item": shapes, "samples": samples, "shards": shards}

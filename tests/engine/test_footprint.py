@@ -1,0 +1,195 @@
+"""The count of a step's memory against the real allocator, against figures by hand, and on the published networks."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from vstrain.engine.footprint import footprint
+from vstrain.system import Objective, System
+
+MIB = 2**20
+ITEM = {"x": ((64, 64), "float32")}
+again = partial(
+    checkpoint, use_reentrant=False, preserve_rng_state=False
+)  # the state would be 5 kB outside of any count
+
+
+class Small(System):
+    """Two transformer layers whose kernels need no memory of their own."""
+
+    def build(self):
+        self.layers = nn.ModuleList(nn.TransformerEncoderLayer(64, 4, 256, 0.0, batch_first=True) for _ in range(2))
+
+    def objective(self, batch):
+        x = batch["x"]
+        for layer in self.layers:
+            x = again(layer, x) if self.config == "recompute" else layer(x)
+        return Objective(x.square().mean(), {})
+
+
+def allocated(system: System, batch: dict, keep_gradients: bool, model=None) -> int:
+    """Bytes that the CPU allocator has handed out at the peak of a second step, above those of the weights and gradients."""
+    trained = list(system.parameters())
+
+    def step():
+        loss = (model or system.training_step)(batch, 0)["loss"]
+        if not keep_gradients:
+            system.zero_grad(set_to_none=True)
+        loss.backward()
+
+    with torch.profiler.profile(profile_memory=True) as profile:
+        step()
+        torch.empty(12345, dtype=torch.uint8)  # marks the end of the first step
+        step()
+    sizes = [event.nbytes() for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    mark = sizes.index(12345)
+    now = peak = 0
+    for size in sizes[mark:]:
+        now += size
+        peak = max(peak, now)
+    assert all(parameter.grad is not None for parameter in trained)
+    return peak
+
+
+@pytest.mark.parametrize("keep_gradients", [False, True])
+@pytest.mark.parametrize("way", ["plain", "recompute"])
+def test_one_rank_equals_the_allocator_to_the_byte(way, keep_gradients):
+    with torch.device("meta"):
+        planned = Small(way)
+        planned.configure_model()
+    plan = footprint(planned, ITEM, 8, precision="32", keep_gradients=keep_gradients, granularity=1)
+    real = Small(way)
+    real.configure_model()
+    batch = {"x": torch.randn(8, 64, 64), "key": torch.arange(8), "weight": torch.ones(8)}
+    assert plan.peak - sum(plan.held.values()) == allocated(real, batch, keep_gradients)
+    weights = 4 * sum(parameter.numel() for parameter in real.parameters())
+    assert plan.held["weights"] == plan.held["gradients"] == weights
+
+
+def test_weights_that_are_shared_are_counted_once():
+    class Tied(System):
+        def build(self):
+            self.first, self.second = nn.Linear(32, 32), nn.Linear(32, 32)
+            self.second.weight = self.first.weight
+
+        def objective(self, batch):
+            return Objective(self.second(self.first(batch["x"])).mean(), {})
+
+    with torch.device("meta"):
+        system = Tied(None)
+        system.configure_model()
+    plan = footprint(system, {"x": ((32,), "float32")}, 2, precision="32", keep_gradients=True, granularity=1)
+    assert plan.held["weights"] == 4 * (32 * 32 + 2 * 32)
+
+
+RANKS = """
+import json, sys, torch, torch.distributed as dist
+from pathlib import Path
+from tests.engine.test_footprint import Small, allocated
+dist.init_process_group("gloo")
+system = Small("plain")
+system.configure_model()
+batch = {"x": torch.randn(8, 64, 64), "key": torch.arange(8), "weight": torch.ones(8)}
+
+class Step(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.system = system
+
+    def forward(self, batch):
+        return system.training_step(batch, 0)
+
+ddp = torch.nn.parallel.DistributedDataParallel(Step(), gradient_as_bucket_view=True)
+peaks = {"ddp": allocated(system, batch, True, lambda batch, number: ddp(batch))}
+if dist.get_rank() == 0:
+    Path(sys.argv[1]).write_text(json.dumps(peaks))
+dist.barrier()
+dist.destroy_process_group()
+"""
+
+
+def test_two_ranks_are_within_thirty_percent(tmp_path):
+    script, out = tmp_path / "ranks.py", tmp_path / "peaks.json"
+    script.write_text(RANKS)
+    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script), str(out)]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
+    real = json.loads(out.read_text())
+    with torch.device("meta"):
+        system = Small("plain")
+        system.configure_model()
+    plan = footprint(system, ITEM, 8, precision="32", keep_gradients=True, granularity=1)
+    assert plan.peak - sum(plan.held.values()) == pytest.approx(real["ddp"], rel=0.3)
+
+
+# ---- the published networks, four samples a rank --------------------------------------------------------------------
+
+
+class VitLarge(System):
+    """DINOv2 ViT-L/14 at 518 pixels: 1 + 37 x 37 tokens."""
+
+    item = {"pixel_values": ((3, 518, 518), "float32")}
+
+    def build(self):
+        from transformers import Dinov2Config, Dinov2Model
+
+        shape = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
+        self.net = Dinov2Model(Dinov2Config(image_size=518, patch_size=14, **shape))
+
+    def objective(self, batch):
+        return Objective(self.net(batch["pixel_values"])[0].float().square().mean(), {})
+
+
+class Unet(System):
+    """The UNet of Stable Diffusion 1.5 at 64 x 64 latents."""
+
+    item = {"sample": ((4, 64, 64), "float32"), "encoder_hidden_states": ((77, 768), "float32")}
+
+    def build(self):
+        from diffusers import UNet2DConditionModel
+
+        self.net = UNet2DConditionModel(cross_attention_dim=768)
+
+    def objective(self, batch):
+        out = self.net(batch["sample"], torch.zeros(4, dtype=torch.long), batch["encoder_hidden_states"])[0]
+        return Objective(out.float().square().mean(), {})
+
+
+def planned(kind: type[System]):
+    with torch.device("meta"):
+        system = kind(None)
+        system.configure_model()
+    return system, partial(footprint, system, kind.item, 4, precision="bf16-mixed", keep_gradients=False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "parameters", "saved", "peak", "teraflops"),
+    [(VitLarge, 304_368_640, 6287, 7546, 12.526), (Unet, 859_520_964, 5188, 8528, 9.879)],
+)
+def test_published_networks_at_four_samples(kind, parameters, saved, peak, teraflops):
+    """MiB and TFLOP as counted by an independent script, confirmed there on the real allocator."""
+    system, count = planned(kind)
+    assert sum(parameter.numel() for parameter in system.parameters()) == parameters
+    found = count()
+    assert found.held["weights"] / MIB == pytest.approx(4 * parameters / MIB, abs=0.5)
+    assert found.at_peak["activations"] / MIB == pytest.approx(saved, rel=0.02)
+    assert found.peak / MIB == pytest.approx(peak, rel=0.01)
+    assert found.flops / 1e12 == pytest.approx(teraflops, rel=1e-3)
+
+
+def test_flops_of_the_vision_transformer_by_hand():
+    """Products of weights and of attention; the backward pass costs twice that, and attention 2.5 times: it makes its scores
+    again. The patch embedding's input needs no gradient."""
+    tokens, width, layers, batch = 1 + 37 * 37, 1024, 24, 4
+    linear = layers * 2 * tokens * 12 * width * width
+    attention = layers * 2 * 2 * tokens * tokens * width
+    patches = 2 * 37 * 37 * 3 * 14 * 14 * width
+    assert planned(VitLarge)[1]().flops == batch * (3 * linear + 3.5 * attention + 2 * patches)
