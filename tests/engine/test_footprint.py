@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
 from vstrain.engine.footprint import footprint
+from vstrain.engine.tracking import Tracker
 from vstrain.system import Objective, System
 
 MIB = 2**20
+ROOT = Path(__file__).parents[2]
 ITEM = {"x": ((64, 64), "float32")}
-again = partial(
-    checkpoint, use_reentrant=False, preserve_rng_state=False
-)  # the state would be 5 kB outside of any count
+again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)  # that state is 5 kB which no count sees
 
 
 class Small(System):
@@ -120,7 +123,8 @@ def test_two_ranks_are_within_thirty_percent(tmp_path):
     script, out = tmp_path / "ranks.py", tmp_path / "peaks.json"
     script.write_text(RANKS)
     line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script), str(out)]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=180)
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(line, env=env, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
     real = json.loads(out.read_text())
     with torch.device("meta"):
@@ -170,19 +174,36 @@ def planned(kind: type[System]):
     return system, partial(footprint, system, kind.item, 4, precision="bf16-mixed", keep_gradients=False)
 
 
+def first_step(kind: type[System]) -> Tracker:
+    """As the table counted: no gradients are there when the forward pass starts."""
+    tracker = Tracker()
+    system, _ = planned(kind)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        system.to_empty(device="cpu")
+        batch = {name: torch.empty((4, *shape)) for name, (shape, _) in kind.item.items()}
+        with tracker:
+            tracker.watch((*system.parameters(), *batch.values()), "held")
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = system.objective(batch).loss
+            loss.backward()
+    return tracker
+
+
 @pytest.mark.parametrize(
-    ("kind", "parameters", "saved", "peak", "teraflops"),
-    [(VitLarge, 304_368_640, 6287, 7546, 12.526), (Unet, 859_520_964, 5188, 8528, 9.879)],
+    ("kind", "held", "saved", "peak", "teraflops"),
+    [(VitLarge, 1173.4, 6287.4, 7546.4, 12.526), (Unet, 3280.0, 5187.7, 8528.4, 9.879)],
 )
-def test_published_networks_at_four_samples(kind, parameters, saved, peak, teraflops):
+def test_published_networks_at_four_samples(kind, held, saved, peak, teraflops):
     """MiB and TFLOP as counted by an independent script, confirmed there on the real allocator."""
     system, count = planned(kind)
-    assert sum(parameter.numel() for parameter in system.parameters()) == parameters
     found = count()
-    assert found.held["weights"] / MIB == pytest.approx(4 * parameters / MIB, abs=0.5)
-    assert found.at_peak["activations"] / MIB == pytest.approx(saved, rel=0.02)
-    assert found.peak / MIB == pytest.approx(peak, rel=0.01)
-    assert found.flops / 1e12 == pytest.approx(teraflops, rel=1e-3)
+    assert (found.held["weights"] + found.held["inputs"]) / MIB == pytest.approx(held, abs=0.5)
+    assert found.at_peak["activations"] / MIB == pytest.approx(saved, rel=1e-3)
+    # from the second step on, most is held at the end of the forward pass, where the old gradients still are
+    gradients = sum(parameter.nbytes for parameter in system.parameters()) / MIB
+    assert found.peak / MIB == pytest.approx(held + saved + gradients, rel=5e-3)
+    assert found.flops / 1e12 == pytest.approx(teraflops, rel=1e-4)
+    assert first_step(kind).peak / MIB == pytest.approx(peak, rel=1e-3)
 
 
 def test_flops_of_the_vision_transformer_by_hand():

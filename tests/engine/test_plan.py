@@ -31,12 +31,12 @@ def test_the_plug_ins_plan_equals_the_count_by_hand(vstrain, toy_words, tmp_path
 
 
 def test_what_does_not_fit_is_said_with_what_would(vstrain, toy_words, tmp_path):
-    """A device of 50 KiB: too small for ddp with its whole batch, and every other strategy."""
-    small = ["hardware=cpu", "hardware.reserve=0", "hardware.write=1e-12", f"hardware.memory={50 / 2**20}"]
+    """A device of 10 KiB: too small for ddp with its whole batch, and every other strategy."""
+    small = ["hardware=cpu", "hardware.reserve=0", "hardware.write=1e-12", f"hardware.memory={10 / 2**20}"]
     done = vstrain("plan", *toy_words, "trainer.devices=2", *small, f"run.dir={tmp_path / 'plan'}")
     facts = json.loads((tmp_path / "plan" / "plan.json").read_text())
     assert not facts["fits"] and facts["cheapest"] is None
-    assert facts["peak_bytes"] > 50 * 2**10 / 1.1
+    assert facts["peak_bytes"] > 10 * 2**10 / 1.1
     assert "cut the 2 samples of a micro-batch" in done.stderr and "TOO LATE" in done.stderr
     refused = vstrain("plan", *toy_words, "hardware=abacus", code=2)
     assert "abacus" in refused.stderr and "h100" in refused.stderr
