@@ -74,6 +74,10 @@ class Slurm(Strict):
     concurrent: PositiveInt | None  # jobs of a sweep that run at the same time; null: as many as the cluster lets
     wait: bool  # stay until the job has ended: for samplers that need its result (hydra/sweeper=optuna)
     extra: list[str]  # further options of sbatch, as they stand after #SBATCH
+    hardware: (
+        Word | None
+    )  # device of conf/hardware that the nodes have: the run is planned for it first; null: not planned
+    unfit: Literal["warn", "refuse"]  # what happens when the plan says that it cannot fit
 
 
 class Torchrun(Strict):

@@ -39,7 +39,7 @@ def part(config: SystemConfig, name: str) -> ModuleType:
 def build_system(config: TrainConfig) -> System:
     system = part(config.system, "module").System(config.system)
     system.make_optimizer = partial(make_optimizer, config.optim)
-    if config.verb == "train":
+    if config.verb in ("train", "plan"):
         system.after_build = partial(prepare_for_training, config)
     return system
 

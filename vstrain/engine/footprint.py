@@ -44,13 +44,13 @@ def footprint(
 ) -> Footprint:
     """`system`: built, maybe sharded, on the meta device. item: name -> (shape, dtype) of one training item. keep_gradients:
     they stay over the step boundary (buckets of ddp, shards), or are added up over micro-batches."""
-    tracker = Tracker(granularity)
+    tracker, keys = Tracker(granularity), torch.arange(samples)  # keys are real: a system may branch on its draws
     with FakeTensorMode(allow_non_fake_inputs=True):
         materialise(system)
         batch = {
             name: torch.empty((samples, *shape), dtype=getattr(torch, dtype)) for name, (shape, dtype) in item.items()
         }
-        batch |= {"key": torch.arange(samples), "weight": torch.ones(samples)}
+        batch |= {"key": keys, "weight": torch.ones(samples)}
         return one_step(system, batch, tracker, precision, keep_gradients)
 
 
@@ -68,7 +68,7 @@ def one_step(system: System, batch: dict, tracker: Tracker, precision: str, keep
             parameter.register_post_accumulate_grad_hook(lambda p: tracker.watch([p.grad], "gradients"))
         held = Counter(tracker.live)
         tracker.start_again()
-        with torch.autocast(system.device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
+        with torch.autocast(system.device.type, torch.bfloat16, enabled=precision.startswith("bf16")):
             loss = system.training_step(batch, 0)["loss"]
         saved = tracker.live[OTHER]
         if not keep_gradients:

@@ -21,10 +21,10 @@ from vstrain.system import System
 
 log = logging.getLogger("vstrain")
 GIB = 2**30
-MOMENTS = 2  # Adam keeps two numbers a trained weight
-FP32, BF16 = 4, 2  # bytes
-SAVE_SECONDS = 120  # between the signal and the end, under torchrun's agent (vstrain.agent)
-BUCKET = 500_000_000  # weights that DeepSpeed reduces, or holds gathered, at a time unless told otherwise
+MOMENTS = 2  # Adam keeps two numbers a trained weight, of its type
+FP32 = 4  # bytes
+SAVE_SECONDS = 120  # between the signal and the end where the launcher does not say: torchrun's agent (vstrain.agent)
+LIVE = 1_000_000_000  # weights that ZeRO-3 keeps gathered at most
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def run(config: PlanConfig, run_dir: Path) -> str:
     data = json.loads((run_dir / "data.json").read_text())
     system = on_meta(config)
     facts = count(system) | lengths(config, data)
-    world = world_of(config)
+    world = config.world
     step = footprint(
         system,
         data["item"],
@@ -75,8 +75,9 @@ def run(config: PlanConfig, run_dir: Path) -> str:
         "cheapest": cheapest and cheapest.name,
         "strategies": [asdict(option) | {"peak_bytes": option.peak} for option in options],
         "checkpoint_seconds": facts["checkpoint_bytes"] / (config.hardware.write * 1e9),
-        "lead_seconds": SAVE_SECONDS,
+        "lead_seconds": getattr(config.launcher, "lead", SAVE_SECONDS),
     }
+    facts["verdict"] = plan_text.verdict(facts, config)
     facts["planned_seconds"] = time.monotonic() - started
     rundir.write_atomic(run_dir / "plan.json", json.dumps(facts, indent=2))
     log.info("%s", plan_text.table(facts, config))
@@ -84,31 +85,30 @@ def run(config: PlanConfig, run_dir: Path) -> str:
 
 
 def on_meta(config: PlanConfig) -> System:
+    """The system as it is trained, but for compilation: that changes neither what is kept nor the products."""
+    config = config.model_copy(update={"trainer": config.trainer.model_copy(update={"compile": False})})
     with torch.device("meta"):
         system = build.build_system(config)
         system.configure_model()
     return system
 
 
-def world_of(config: PlanConfig) -> int:
-    return config.trainer.devices * config.launcher.nodes
-
-
 def chosen_name(config: PlanConfig) -> str:
     if config.strategy.name != "auto":
         return config.strategy.name
-    return "ddp" if world_of(config) > 1 else "single"
+    return "ddp" if config.world > 1 else "single"
 
 
 def count(system: System) -> dict[str, int]:
     """Parameters of the model and of its frozen helpers, and bytes of a whole checkpoint."""
-    trained = sum(parameter.numel() for group in system.param_groups() for parameter in group.params)
+    trained = [parameter for group in system.param_groups() for parameter in group.params]
     state = sum(tensor.nbytes for tensor in system.state_dict().values())
     return {
         "parameters": sum(parameter.numel() for parameter in system.parameters()),
-        "trained": trained,
+        "trained": sum(parameter.numel() for parameter in trained),
+        "trained_bytes": sum(parameter.nbytes for parameter in trained),
         "helper_parameters": sum(parameter.numel() for net in helpers(system) for parameter in net.parameters()),
-        "checkpoint_bytes": state + MOMENTS * FP32 * trained,
+        "checkpoint_bytes": state + MOMENTS * sum(parameter.nbytes for parameter in trained),
     }
 
 
@@ -122,7 +122,7 @@ def lengths(config: PlanConfig, data: dict) -> dict:
         "epochs": seen / data["samples"],
         "shards": shards,
         "shards_per_node": shards and shards / config.launcher.nodes,
-        "shards_per_rank": shards and shards / world_of(config),
+        "shards_per_rank": shards and shards / config.world,
     }
 
 
@@ -131,18 +131,18 @@ def lengths(config: PlanConfig, data: dict) -> dict:
 
 def candidates(config: PlanConfig, facts: dict, step: Footprint) -> list[Candidate]:
     """From the cheapest in messages to the dearest."""
-    world, trained = world_of(config), facts["trained"]
+    world, trained = config.world, facts["trained_bytes"]
 
     def candidate(name: str, memory: dict[str, int], sent: float) -> Candidate:
         sent = int(sent * (world - 1) / world)  # of a ring: each rank keeps its own part
         inside = config.launcher.nodes == 1
         return Candidate(name, memory, sent * inside, sent * (not inside), fits(sum(memory.values()), config.hardware))
 
-    whole = with_optimiser(step, MOMENTS * FP32 * trained, scratch(config, trained))
+    whole = with_optimiser(step, MOMENTS * trained, scratch(config, trained))
     if world == 1:
         return [candidate("single", whole, 0)]
-    reduced = candidate("ddp", whole, 2 * FP32 * trained)
-    return [reduced, *(candidate(f"zero{stage}", *zero(stage, config, trained, step)) for stage in (1, 2, 3))]
+    reduced = candidate("ddp", whole, 2 * trained)
+    return [reduced, *(candidate(f"zero{stage}", *zero(stage, config, facts["trained"], step)) for stage in (1, 2, 3))]
 
 
 def with_optimiser(step: Footprint, state: int, scratch: int) -> dict[str, int]:
@@ -153,28 +153,26 @@ def with_optimiser(step: Footprint, state: int, scratch: int) -> dict[str, int]:
     return max(backward, stepping, key=lambda memory: sum(memory.values()))
 
 
-def scratch(config: PlanConfig, weights: int) -> int:
-    """What Adam needs in its step for `weights` trained weights: on a GPU, where it treats all of them at once, one number
-    each; on the CPU, where it takes one tensor after the other, too little to matter."""
-    return 0 if config.hardware.name == "cpu" else FP32 * weights
+def scratch(config: PlanConfig, trained: int) -> int:
+    """What Adam needs in its step for `trained` bytes of weights: as much again on a GPU where it is not fused but treats all
+    weights at once; on the CPU, where it takes one tensor after the other, too little to matter."""
+    return 0 if config.hardware.name == "cpu" or config.optim.fused else trained
 
 
 def zero(stage: int, config: PlanConfig, trained: int, step: Footprint) -> tuple[dict[str, int], int]:
-    """(memory, bytes of messages) of DeepSpeed's ZeRO, by the sizes of its buffers. Weights and gradients are in bf16 unless
-    training is in fp32, and each rank keeps a fp32 copy of its shard of the weights beside the moments."""
-    world, number = world_of(config), BF16 if config.trainer.precision.startswith("bf16") else FP32
-    others = step.held["weights"] - FP32 * trained
-    shard, bucket = trained // world, min(trained, BUCKET)
-    weights = number * (trained if stage < 3 else shard + bucket)
-    gradients = number * (trained if stage == 1 else shard + bucket)
+    """(memory, bytes of messages) of DeepSpeed's ZeRO for `trained` weights, all in fp32. Each rank has a second copy of its
+    share of the weights and of the gradients, which the optimiser works on."""
+    world, whole = config.world, FP32 * trained
+    share = whole // world
+    others = max(0, step.held["weights"] - whole)
     memory = step.at_peak | {
-        "weights": others + weights,
-        "gradients": gradients,
-        "optimiser": (MOMENTS + 1) * FP32 * shard,
+        "weights": others + (whole if stage < 3 else share + min(whole, FP32 * LIVE)),
+        "gradients": (whole if stage == 1 else share) + share,
+        "optimiser": MOMENTS * share + share,
     }
-    gathers = config.trainer.accumulate * 2 if stage == 3 else 1
+    gathers = 2 * config.trainer.accumulate if stage == 3 else 1
     reductions = config.trainer.accumulate if stage > 1 else 1
-    return memory, number * trained * (gathers + reductions)
+    return memory, whole * (gathers + reductions)
 
 
 # ---- hardware -----------------------------------------------------------------------------------------------------

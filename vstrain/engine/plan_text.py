@@ -21,7 +21,7 @@ def table(facts: dict, config: PlanConfig) -> str:
 
 
 def head(facts: dict, config: PlanConfig) -> list[str]:
-    ranks = config.trainer.devices * config.launcher.nodes
+    ranks = config.world
     parts = ranks * config.trainer.accumulate
     frozen = f", helpers {facts['helper_parameters']:,}" if facts["helper_parameters"] else ""
     return [
@@ -39,7 +39,7 @@ def memory(facts: dict, config: PlanConfig) -> list[str]:
     return [
         "memory of a rank at its peak",
         *lines,
-        f"  {'peak':<19}{facts['peak_bytes'] / MIB:>12,.1f} MiB   {verdict(facts, config)}",
+        f"  {'peak':<19}{facts['peak_bytes'] / MIB:>12,.1f} MiB   {facts['verdict']}",
         f"strategies on {hardware.name}, cheapest in messages first ({hardware.memory:g} GiB, {hardware.reserve:g} GiB of them "
         f"reserved, {hardware.margin:.0%} margin on the peak)",
         *(
@@ -63,7 +63,7 @@ def verdict(facts: dict, config: PlanConfig) -> str:
 
 
 def advice(config: PlanConfig) -> str:
-    ranks = config.trainer.devices * config.launcher.nodes
+    ranks = config.world
     samples = config.data.batch_size // (ranks * config.trainer.accumulate)
     if samples > 1:
         return f"cut the {samples} samples of a micro-batch by a larger trainer.accumulate"
@@ -72,7 +72,7 @@ def advice(config: PlanConfig) -> str:
 
 def step(facts: dict, config: PlanConfig) -> list[str]:
     low, high = facts["step_seconds"]
-    ranks = config.trainer.devices * config.launcher.nodes
+    ranks = config.world
     share = "-".join(f"{value:.0%}" for value in config.hardware.efficiency)
     return [
         "a step",

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import yaml
 
 from launch import local
 from vstrain.config import rundir
 from vstrain.config.command import Command
-from vstrain.config.problems import ConfigError, Problem
+from vstrain.config.problems import ConfigError, Problem, nearest
+from vstrain.config.rundir import CONF
 from vstrain.config.schema import PlanConfig, TrainConfig
+from vstrain.config.validate import validate
 from vstrain.data.index import Index
 from vstrain.data.keyed import rng
 from vstrain.data.reader import Reader
@@ -50,6 +54,22 @@ def with_hardware(argv: list[str]) -> list[str]:
     """`hardware=NAME` adds that choice of conf/hardware, which no other verb has."""
     chosen = [word for word in argv if word.startswith("hardware=")] or [f"hardware={HARDWARE}"]
     return [f"+{chosen[-1]}", *(word for word in argv if word not in chosen)]
+
+
+def verdict(config: TrainConfig, folder: Path, hardware: str) -> tuple[bool, str]:
+    """(whether a run of this configuration fits `hardware`, one sentence that says it). The plan is left in `folder`; the
+    counting is done by a process of its own."""
+    known = {path.stem: path for path in (CONF / "hardware").glob("*.yaml")}
+    if hardware not in known:
+        raise ConfigError([Problem("launcher.hardware", f"no choice {hardware!r}; {nearest(hardware, known)}")])
+    values = config.model_dump(mode="json") | {"verb": "plan", "hardware": yaml.safe_load(known[hardware].read_text())}
+    planned = rundir.create(validate(values, PlanConfig), folder, folder, {})
+    rundir.write_atomic(planned / "data.json", json.dumps(data_facts(config)))
+    done = subprocess.run([sys.executable, "-m", "vstrain.worker", str(planned)], capture_output=True, text=True)
+    if done.returncode:
+        return True, f"could not be made ({rundir.state(planned).get('error', done.stderr[-300:])})"
+    facts = json.loads((planned / "plan.json").read_text())
+    return facts["fits"], facts["verdict"]
 
 
 def data_facts(config: TrainConfig) -> dict:
