@@ -13,6 +13,7 @@ from vstrain.config.problems import InputError
 from vstrain.config.schema import TrainConfig
 from vstrain.data.keyed import rng
 from vstrain.engine import blocks, build, precision
+from vstrain.nn import attention
 from vstrain.verbs import embedded
 
 EXPERIMENTS = ("depth_teacher", "story_image", "story_motion", "multiview_boost", "drag_editor")
@@ -71,6 +72,26 @@ def test_checkpointing_saves_memory_and_changes_no_gradient(case):
             assert gradient is not None, name
             torch.testing.assert_close(gradient, expected[1][name], rtol=1e-4, atol=1e-7, msg=name)
     assert memory["full"] < 0.8 * memory["none"], memory
+
+
+def test_attention_reaches_every_system(case, monkeypatch):
+    """The formula instead of torch's kernel: another way to the same loss, and what cannot run here is said."""
+    config, batch = case
+    choices = [{"attention": "math"}, {"attention": "sdpa"}]
+    name = f"experiment={config.run.experiment}"
+    losses = []
+    for choice in choices:
+        words = [name, *(f"{key}={value}" for key, value in choice.items())]
+        calls, formula = [], attention._math
+        monkeypatch.setattr(attention, "_math", lambda *x, calls=calls, formula=formula: calls.append(1) or formula(*x))
+        system = built(Command("train", TrainConfig, words).config(), {})
+        losses.append(step(system, batch)[0])
+        monkeypatch.setattr(attention, "_math", formula)
+        assert bool(calls) == (choice["attention"] == "math")
+    torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-5)
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match="attention=flex: it trains on a CUDA device and this machine has none"):
+            build.build_system(config.model_copy(update={"attention": "flex"}))
 
 
 def test_bf16_weights_leave_buffers_and_islands_alone(case):

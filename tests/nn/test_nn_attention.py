@@ -3,6 +3,7 @@ import importlib.util
 import pytest
 import torch
 
+from vstrain.config.problems import InputError
 from vstrain.nn.attention import attention, require
 
 
@@ -43,8 +44,8 @@ def test_require_speaks_before_training():
     require("sdpa")
     require("math")
     if importlib.util.find_spec("xformers") is None:
-        with pytest.raises(RuntimeError, match="xformers.*not installed.*sdpa"):
+        with pytest.raises(InputError, match="xformers.*not installed.*sdpa"):
             require("xformers")
     if not torch.cuda.is_available():
-        with pytest.raises(RuntimeError, match="flex.*CUDA.*sdpa"):
+        with pytest.raises(InputError, match="flex.*CUDA.*sdpa"):
             require("flex")

@@ -116,7 +116,8 @@ def with_new_keys(values: dict) -> dict:
 
 
 def _filled(values: dict, shipped: dict) -> dict:
-    missing = {name: value for name, value in shipped.items() if name not in values and value != "???"}
+    unknown = ("???", "${attention}")  # what has no value of its own
+    missing = {name: value for name, value in shipped.items() if name not in values and value not in unknown}
     inner = {
         name: _filled(values[name], value)
         for name, value in shipped.items()

@@ -187,6 +187,8 @@ class TrainConfig(Strict):
     logger: Logger
     launcher: Launcher
     strategy: Strategy
+    # kernel of the systems' attention (vstrain.nn.attention); math is the formula, the others need CUDA
+    attention: Literal["sdpa", "math", "xformers", "flex"] = "sdpa"
     site: Site
 
     @property

@@ -20,6 +20,7 @@ from vstrain.data.loader import Means
 from vstrain.data.storage import Storage
 from vstrain.data.stream import Arrangement, Share
 from vstrain.engine import blocks, precision
+from vstrain.nn import attention
 from vstrain.system import ParamGroup, System
 
 ALONE = Share()
@@ -37,6 +38,8 @@ def part(config: SystemConfig, name: str) -> ModuleType:
 
 
 def build_system(config: TrainConfig) -> System:
+    if config.verb == "train":
+        attention.require(config.attention)
     system = part(config.system, "module").System(config.system)
     system.make_optimizer = partial(make_optimizer, config.optim)
     if config.verb in ("train", "plan"):

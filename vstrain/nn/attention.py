@@ -15,20 +15,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vstrain.config.problems import InputError
+
 Impl = Literal["sdpa", "math", "xformers", "flex"]
 
 
 def require(impl: Impl) -> None:
-    """Raise one clear sentence unless `impl` can train on this machine; called when a system is built."""
+    """Raise InputError unless `impl` can train on this machine; called before a run starts."""
     if impl == "xformers" and importlib.util.find_spec("xformers") is None:
-        raise RuntimeError(
+        raise InputError(
             "attention=xformers: the package xformers is not installed"
             " (pip install 'vstrain[xformers]'); attention=sdpa needs nothing"
         )
     if impl in ("xformers", "flex") and not torch.cuda.is_available():
-        raise RuntimeError(
-            f"attention={impl}: it trains on a CUDA device and this machine has none; use attention=sdpa"
-        )
+        raise InputError(f"attention={impl}: it trains on a CUDA device and this machine has none; use attention=sdpa")
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, impl: Impl = "sdpa") -> Tensor:
@@ -46,6 +46,20 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, impl:
         case "flex":
             return _flex(q, k, v, mask)
     raise ValueError(f"attention {impl!r}: expected sdpa, math, xformers or flex")
+
+
+def in_transformers(impl: Impl) -> str:
+    """The name under which models of `transformers` take `attention` with this kernel (`attn_implementation`)."""
+    if impl == "sdpa":
+        return "sdpa"
+
+    from transformers import AttentionInterface
+
+    def forward(module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **options) -> tuple[Tensor, None]:
+        return attention(q, k, v, mask, impl).transpose(1, 2), None
+
+    AttentionInterface.register(f"vstrain-{impl}", forward)
+    return f"vstrain-{impl}"
 
 
 def _math(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from vstrain.systems.depth.config import Config
 
 SHIPPED = OmegaConf.load(Path(__file__).parents[3] / "conf" / "system" / "depth.yaml")
-KEYS = {**OmegaConf.to_container(SHIPPED), "size": "tiny", "image_size": 56, "pictures": 2}
+KEYS = {**OmegaConf.to_container(SHIPPED), "size": "tiny", "image_size": 56, "pictures": 2, "attention": "sdpa"}
 
 
 @pytest.fixture

@@ -200,7 +200,7 @@ def test_picture_tokens(make_config, make_system, choice, views):
 def test_published_size():
     """SD 2.1-base's UNet has 865,910,724 parameters; the new layers have what their shapes say."""
     preset = OmegaConf.load(CONF / "preset/multiview_large.yaml").system
-    keys = OmegaConf.merge(OmegaConf.load(CONF / "system/multiview.yaml"), preset)
+    keys = OmegaConf.merge(OmegaConf.load(CONF / "system/multiview.yaml"), preset, {"attention": "sdpa"})
     with torch.device("meta"):
         network = MultiviewUNet(Config(**OmegaConf.to_container(keys)))
     count = lambda module: sum(p.numel() for p in module.parameters())  # noqa: E731

@@ -122,6 +122,7 @@ class Config(SystemConfig):
     loss: Loss
     depth_cap: PositiveFloat  # metres: scores floor aligned disparity at 1 / cap and leave farther pixels out
     export: Export
+    attention: Literal["sdpa", "math", "xformers", "flex"] = "sdpa"  # of the encoder, see vstrain.nn.attention
     pictures: PositiveInt  # rows of the validation picture
 
     def members(self, role: str | None) -> list[str] | None:

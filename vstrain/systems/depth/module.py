@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers.models.dinov2.modeling_dinov2 import Dinov2Layer
 
 from vstrain.nn import augment
+from vstrain.nn.attention import in_transformers
 from vstrain.nn.blocks import of_kind
 from vstrain.system import Objective, ParamGroup
 from vstrain.system import System as BaseSystem
@@ -30,6 +31,7 @@ class System(BaseSystem):
         meta = self.net.device.type == "meta"
         if c.init != "random" and self.trains and not meta:
             load_network(self.net, c.init, "system.init", encoder_only=c.init_parts == "encoder")
+        self.net.backbone.set_attn_implementation(in_transformers(c.attention))
         self.net.to(memory_format=torch.channels_last)
         self.teacher = self.reference = None
         if teaching and teaching.alignment:

@@ -50,6 +50,7 @@ class Config(SystemConfig):
     motion: Motion
     predictor: Predictor
     sampling: Sampling
+    attention: Literal["sdpa", "math", "xformers", "flex"] = "sdpa"  # of decoupled injection, see vstrain.nn.attention
 
     @model_validator(mode="after")
     def _fits(self):

@@ -12,7 +12,7 @@ from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from torch import Tensor, nn
 
 from vstrain.config.problems import InputError
-from vstrain.nn.attention import attention
+from vstrain.nn.attention import Impl, attention
 from vstrain.systems.story.motion.config import Config
 from vstrain.systems.story.unet import block_types
 
@@ -23,10 +23,10 @@ class Decoupled(nn.Module):
     """A cross-attention processor with keys and values of its own for the image tokens, which stand behind
     the first `text_length` states: text attention + scale * image attention. Values are zero at first."""
 
-    def __init__(self, layer: Attention, text_length: int, state_width: int, scale: float = 1.0):
+    def __init__(self, layer: Attention, text_length: int, state_width: int, impl: Impl = "sdpa", scale: float = 1.0):
         super().__init__()
         inner = layer.to_q.out_features
-        self.text_length, self.scale = text_length, scale
+        self.text_length, self.impl, self.scale = text_length, impl, scale
         self.to_k = nn.Linear(state_width, inner, bias=False)
         self.to_v = nn.Linear(state_width, inner, bias=False)
         nn.init.zeros_(self.to_v.weight)
@@ -42,8 +42,8 @@ class Decoupled(nn.Module):
             return x.unflatten(2, (layer.heads, -1)).transpose(1, 2)
 
         q = heads(layer.to_q(hidden_states))
-        out = attention(q, heads(layer.to_k(text)), heads(layer.to_v(text)))
-        out = out + self.scale * attention(q, heads(self.to_k(image)), heads(self.to_v(image)))
+        out = attention(q, heads(layer.to_k(text)), heads(layer.to_v(text)), impl=self.impl)
+        out = out + self.scale * attention(q, heads(self.to_k(image)), heads(self.to_v(image)), impl=self.impl)
         return layer.to_out[1](layer.to_out[0](out.transpose(1, 2).flatten(2)))
 
 
@@ -90,7 +90,7 @@ class VideoUnet(nn.Module):
     def _install_decoupled(self, config: Config) -> None:
         for name, layer in self.unet.named_modules():
             if isinstance(layer, Attention) and re.search(SPATIAL_CROSS, name):
-                layer.set_processor(Decoupled(layer, config.text.length, config.text.width))
+                layer.set_processor(Decoupled(layer, config.text.length, config.text.width, config.attention))
 
     def _start_as_image_unet(self, channels: int) -> None:
         """Zero what is new: the last layer of temporal modules, and the filters of the new input channels."""
