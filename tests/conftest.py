@@ -75,7 +75,9 @@ def toy_words(depth_shards) -> list[str]:
 def metrics(run_dir: Path) -> list[dict]:
     """metrics.jsonl without what the clock decides."""
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if not name.startswith("time/")} for line in lines]
+    return [
+        {name: value for name, value in line.items() if not name.startswith(("time/", "memory/"))} for line in lines
+    ]
 
 
 def weights(run_dir: Path) -> dict[str, np.ndarray]:

@@ -7,6 +7,7 @@ import importlib.util
 import logging
 import os
 import sys
+import time
 import traceback
 import warnings
 from pathlib import Path
@@ -28,7 +29,7 @@ def main(run_dir: Path) -> int:
     launcher = values.get("launcher", {})
     if launcher.get("via") == "srun":
         os.environ.update(ranks.from_slurm(os.environ))
-    rank = int(os.environ.get("RANK", 0))
+    rank, began = int(os.environ.get("RANK", 0)), time.time()
     config = validate(values, MODELS[values["verb"]])
     note = rundir.set_state if rank == 0 else lambda *args, **fields: None
 
@@ -40,7 +41,7 @@ def main(run_dir: Path) -> int:
         status = jobs.run(config, run_dir)
     except InputError as error:
         log.error("vstrain %s: %s", config.verb, error)
-        rundir.set_state(run_dir, "failed", error=str(error), code=BAD_INPUT)
+        rundir.set_failed(run_dir, began, str(error), BAD_INPUT)
         return BAD_INPUT
     except BaseException as error:
         if peer_lost(error):
@@ -50,7 +51,7 @@ def main(run_dir: Path) -> int:
         for handler in log.handlers:
             if isinstance(handler, logging.FileHandler):
                 handler.stream.write(traceback.format_exc())
-        rundir.set_state(run_dir, "failed", error=f"{type(error).__name__}: {error}", code=FAILED)
+        rundir.set_failed(run_dir, began, f"{type(error).__name__}: {error}", FAILED)
         if os.environ.get("VSTRAIN_TRACEBACK"):
             raise
         log.error("the traceback is in %s", run_dir / "logs" / f"rank-{rank}.log")

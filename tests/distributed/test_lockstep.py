@@ -30,8 +30,7 @@ dist.all_reduce = counted
 
 def seen(stop=False, exhausted=False, loss=1.0, norm=2.0, **facts):
     facts = {"config": "a" * 64, "data": "b-c", "step": 7, **facts}
-    losses = [torch.tensor(loss), torch.tensor(3.0)]
-    return lockstep.Seen(stop, exhausted, losses, torch.tensor(norm, dtype=torch.float64), facts)
+    return lockstep.Seen(stop, exhausted, [loss, 3.0], norm, facts)
 
 def agree(**words):
     found = lockstep.agree(seen(**words), cpu)

@@ -123,11 +123,11 @@ def test_the_window_of_a_spike_holds_only_steps_that_were_taken():
 
 def guards(action: str) -> Guards:
     spike = Spike(factor=10, window=3, action=action)
-    return Guards(non_finite="stop", spike=spike, max_skipped=5, quarantine=0, weights=False)
+    return Guards(non_finite="stop", spike=spike, max_skipped=5, quarantine=0, weights=False, timeout=60)
 
 
 def seen(loss: float) -> Seen:
-    return Seen(False, False, [torch.tensor(loss)], torch.tensor(1.0), {"config": "a", "data": "b", "step": 1})
+    return Seen(False, False, [loss], 1.0, {"config": "a", "data": "b", "step": 1})
 
 
 def test_replay_gives_the_recorded_loss_exactly_and_names_the_module_that_broke(vstrain, toy_words, tmp_path):

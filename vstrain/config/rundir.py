@@ -130,6 +130,13 @@ def set_state(path: Path, status: str, **fields) -> None:
     write_atomic(path / "state.json", json.dumps({"status": status, "time": time.time(), **fields}))
 
 
+def set_failed(path: Path, began: float, error: str, code: int) -> None:
+    """The first failure since `began` stays: what other ranks report after it follows from it."""
+    found = state(path)
+    if found["status"] != "failed" or found["time"] < began:
+        set_state(path, "failed", error=error, code=code)
+
+
 def state(path: Path) -> dict:
     file = Path(path) / "state.json"
     return json.loads(file.read_text()) if file.is_file() else {"status": "unknown"}

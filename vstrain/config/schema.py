@@ -140,6 +140,7 @@ class Guards(Strict):
     max_skipped: NonNegativeInt  # steps that a run may leave out
     quarantine: NonNegativeInt  # folders of bad batches that each rank may keep; 0 keeps none
     weights: bool  # also keep the weights that a bad batch met
+    timeout: PositiveFloat  # seconds in one section of a step, or in set-up, after which a rank counts as hanging
 
 
 class Wandb(Strict):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from pathlib import Path
 
 import cv2
@@ -17,6 +16,8 @@ from vstrain.data.keyed import draw_key
 from vstrain.engine import build, checkpoint, guards
 from vstrain.engine.console import StepProgress
 from vstrain.engine.health import lockstep
+from vstrain.engine.health.meter import Meter
+from vstrain.engine.health.record import Record
 from vstrain.engine.health.sentry import Sentry
 from vstrain.engine.validation import validate
 from vstrain.system import System
@@ -39,7 +40,8 @@ class StepBoundary(Callback):
         self.config, self.run_dir, self.batches = config, run_dir, batches
         self.stop, self.start_step, self.facts = stop, start_step, facts
         self.stopped = False
-        self.sentry = Sentry(config, run_dir, stop, facts)
+        self.meter = Meter(start_step)
+        self.sentry = Sentry(config, run_dir, stop, facts, self.meter)
         self._metrics: list[dict[str, torch.Tensor]] = []
 
     def on_train_start(self, trainer: Trainer, system: System) -> None:
@@ -47,29 +49,37 @@ class StepBoundary(Callback):
         self.sentry.start(trainer.global_rank, trainer.world_size)
         self.stop.install()  # after Lightning has put its own handlers in place
         self.progress = StepProgress(self.config.trainer.max_steps, self.start_step)
-        self._window = (time.monotonic(), self.start_step)
+        self.record = Record(self.config, self.run_dir, self.meter, trainer)
 
     def on_train_batch_start(self, trainer: Trainer, system: System, batch: dict, batch_idx: int) -> None:
         """Rates and what is left to global random state (dropout) are functions of the counter, not of history."""
         config, step = self.config, trainer.global_step
         micro = trainer.global_rank * config.trainer.accumulate + batch_idx % config.trainer.accumulate
         key = draw_key(config.seed, step, micro)
-        torch.manual_seed(key)
+        seed(key, trainer.strategy.root_device)
         self.sentry.begin(batch, key)
+        self.record.begin(step)
         factor = build.rate_factor(config.schedule, step, config.trainer.max_steps)
         for optimizer in trainer.optimizers:
             build.set_learning_rate(optimizer, config.optim, factor)
 
     def on_before_backward(self, trainer: Trainer, system: System, loss: torch.Tensor) -> None:
         self.sentry.loss(loss)
+        self.meter.enter("backward")
 
     def on_before_optimizer_step(self, trainer: Trainer, system: System, optimizer: torch.optim.Optimizer) -> None:
         self.sentry.judge(trainer, optimizer)
+        self.meter.enter("optimiser")
 
     def on_train_batch_end(self, trainer: Trainer, system: System, outputs: dict, batch: dict, batch_idx: int) -> None:
+        self.record.end(batch)
         self._metrics.append(outputs["metrics"])
         if (batch_idx + 1) % self.config.trainer.accumulate:
             return
+        with self.meter.inside("log"):
+            self._close_step(trainer, system)
+
+    def _close_step(self, trainer: Trainer, system: System) -> None:
         step, last = trainer.global_step, trainer.global_step == self.config.trainer.max_steps
         decision = self.sentry.close(trainer, system, [metrics["loss"] for metrics in self._metrics])
         logged = step % self.config.trainer.log_every == 0 or last
@@ -77,9 +87,12 @@ class StepBoundary(Callback):
         self.progress.step(step, loss, logged)
         self._metrics = []
         if step % self.config.callbacks.validation.every == 0 or last:
-            self._validate(trainer, system, step)
+            with self.meter.inside("validation"):
+                self._validate(trainer, system, step)
         if step % self.config.callbacks.checkpoint.every == 0 or last or decision.agreed.stop:
-            self._save(trainer, step)
+            with self.meter.inside("save"):
+                self._save(trainer, step)
+            self.record.saved(step)
         if decision.agreed.stop and not last:
             self.stopped = trainer.should_stop = True
 
@@ -104,9 +117,6 @@ class StepBoundary(Callback):
         names = sorted(self._metrics[0])
         rows = torch.stack([torch.stack([metrics[name].float() for name in names]) for metrics in self._metrics])
         values = dict(zip(names, guards.mean_over_ranks(rows.mean(0)).tolist(), strict=True))
-        now = time.monotonic()
-        pace = (step - self._window[1]) / (now - self._window[0])
-        self._window = (now, step)
         metrics = {f"train/{name}": value for name, value in values.items()}
         metrics |= {
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
@@ -114,7 +124,7 @@ class StepBoundary(Callback):
             "guard/grad_norm": self.sentry.decision.agreed.norm,
             "guard/skipped": self.sentry.guard.skipped,
             "guard/spikes": self.sentry.guard.spikes,
-            "time/samples_per_second": pace * self.config.data.batch_size,
+            **self.record.values(step),
         }
         self._write(trainer, {name: value for name, value in metrics.items() if math.isfinite(value)}, step)
         return values["loss"]
@@ -145,6 +155,13 @@ class StepBoundary(Callback):
         trainer.save_checkpoint(folder / checkpoints.name(step))
         if trainer.is_global_zero:
             checkpoint.point_last(folder, step, self.config.callbacks.checkpoint.keep)
+
+
+def seed(key: int, device: torch.device) -> None:
+    """As torch.manual_seed does, of the devices in use alone: for those that are not there it takes stack traces."""
+    torch.default_generator.manual_seed(key)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(key)
 
 
 def save_pictures(folder: Path, pictures: dict, prefix: str = "") -> list[Path]:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from vstrain.config import checkpoints, rundir
 from vstrain.config.problems import InputError
 from vstrain.config.schema import ReplayConfig
+from vstrain.engine.boundary import seed
 from vstrain.engine.restore import restore, threads
 from vstrain.engine.validation import to_device
 from vstrain.system import System
@@ -32,7 +33,7 @@ def run(config: ReplayConfig, run_dir: Path) -> str:
     for number, micro in enumerate(record["micro"]):
         batch = read(folder, number, micro, system.device)
         with torch.autocast(system.device.type, torch.bfloat16, enabled=half), first_broken(system) as names:
-            torch.manual_seed(micro["torch_key"])
+            seed(micro["torch_key"], system.device)
             loss = system.objective(batch).loss
             (loss / record["accumulate"]).backward()
         losses.append(str(float(loss)))
@@ -98,7 +99,7 @@ def each_alone(system: System, batch: dict, key: int) -> list[str] | None:
     """The loss of each sample as a batch of its own; None where the objective needs several."""
     losses = []
     for row in range(len(batch["key"])):
-        torch.manual_seed(key)
+        seed(key, system.device)
         try:
             losses.append(
                 str(float(system.objective({name: value[row : row + 1] for name, value in batch.items()}).loss))

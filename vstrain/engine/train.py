@@ -18,6 +18,7 @@ from vstrain.config.schema import TrainConfig
 from vstrain.data.keyed import draw_key
 from vstrain.engine import build, checkpoint, guards, loggers, precision, strategies
 from vstrain.engine.boundary import StepBoundary, save_pictures
+from vstrain.engine.health import watchdog
 from vstrain.engine.health.supply import Supply
 from vstrain.engine.validation import inference
 from vstrain.system import System
@@ -29,6 +30,7 @@ def run(config: TrainConfig, run_dir: Path) -> str:
     """Train to max_steps, from the run's newest checkpoint if it has one. Returns 'finished' or 'stopped'."""
     stop = guards.StopFlag()
     stop.install()
+    watchdog.record_collectives(run_dir)
     share = build.share()
     path, facts = checkpoints.latest(run_dir) or (None, {"step": 0})
     if path:
@@ -44,8 +46,12 @@ def run(config: TrainConfig, run_dir: Path) -> str:
         facts = identity(config, batches)
         boundary = StepBoundary(config, run_dir, batches, stop, start, facts)
         trainer = build_trainer(config, run_dir, boundary, start, facts)
-        supply = boundary.sentry.supply = Supply(batches.train(start * config.data.batch_size, share=share))
-        trainer.fit(system, supply, ckpt_path=path, weights_only=True)
+        # it would broadcast at every micro-batch whether a signal came, which ranks agree on in ours
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
+        loader = batches.train(start * config.data.batch_size, share=share)
+        supply = boundary.sentry.supply = Supply(loader, boundary.meter)
+        with watchdog.Watchdog(run_dir, boundary.meter, share.rank, share.world, config.guards.timeout):
+            trainer.fit(system, supply, ckpt_path=path, weights_only=True)
         trainer.strategy.barrier()
         if boundary.stopped:
             signal = guards.agreed_signal(stop.raised)

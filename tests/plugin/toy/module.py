@@ -36,8 +36,16 @@ class System(Base):
         if os.environ.get("TOY_RAISE_AT") == str(self.calls):
             raise ArithmeticError("the toy is broken")
         time.sleep(float(os.environ.get("TOY_PAUSE", 0)))  # a run that takes its time without taking the processor's
+        if "TOY_HANG" in os.environ:
+            self.hang()
         loss = self.residual(batch, noise=0.1).mean()
         return Objective(self.trouble(loss), {"loss_again": loss})
+
+    def hang(self):
+        """TOY_HANG=STEP:RANK."""
+        step, rank = map(int, os.environ["TOY_HANG"].split(":"))
+        if (step, rank) == (self.trainer.global_step + 1, self.trainer.global_rank):
+            time.sleep(1000)
 
     def trouble(self, loss):
         """TOY_TROUBLE=STEP:RANK:KIND makes the loss of that step wrong on that rank: nan, gradient, or a factor."""

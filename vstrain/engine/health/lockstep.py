@@ -17,6 +17,7 @@ All ranks hold the same code exactly if n Σc² = (Σc)² (Cauchy-Schwarz); both
 
 from __future__ import annotations
 
+import math
 import socket
 from collections import Counter
 from dataclasses import dataclass, field
@@ -25,21 +26,19 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import xxhash
-from torch import Tensor
 
 SAME = ("config", "data", "step")
-HEAD = 7
 BITS = 20
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What one rank saw of a step. `losses`: one scalar a micro-batch; `norm_squared`: this rank's share (see gradients)."""
+    """What one rank saw of a step. `losses`: one a micro-batch; `norm_squared`: this rank's share (see gradients)."""
 
     stop: bool
     exhausted: bool
-    losses: list[Tensor]
-    norm_squared: Tensor
+    losses: list[float]
+    norm_squared: float
     facts: dict[str, Any]  # SAME
 
 
@@ -58,25 +57,32 @@ class Agreed:
 
 
 def agree(seen: Seen, device: torch.device, details: bool = False) -> Agreed:
-    """The same answer on every rank; on a device it waits for the step's backward pass. `details`: ask for rank lists."""
-    codes = [float(_code(seen.facts[name])) for name in SAME]
-    losses = torch.stack([loss.detach().double().to(device) for loss in seen.losses])
-    loss, finite = losses.mean(), torch.isfinite(losses).all()
-    norm = seen.norm_squared.double().to(device)
-    measured = [(~finite).double(), (~torch.isfinite(norm)).double(), _or_zero(loss), _or_zero(norm)]
-    known = torch.tensor([1.0, float(seen.stop), float(seen.exhausted)], dtype=torch.float64)
-    known = torch.cat([known, torch.tensor([x for code in codes for x in (code, code**2)], dtype=torch.float64)])
-    known = known.to(device, non_blocking=True)
-    vector = torch.cat([known[:3], torch.stack(measured), known[3:]])
+    """The same answer on every rank. `device`: where the group reduces. `details`: ask for rank lists in any case."""
+    loss = sum(seen.losses) / len(seen.losses)
+    fine, smooth = math.isfinite(loss), math.isfinite(seen.norm_squared)
+    vector = [
+        1.0,
+        seen.stop,
+        seen.exhausted,
+        not fine,
+        not smooth,
+        loss if fine else 0.0,
+        seen.norm_squared if smooth else 0.0,
+    ]
+    for name in SAME:
+        code = _code(seen.facts[name])
+        vector += [code, code**2]
     if _together():
-        dist.all_reduce(vector)
-    ranks, stop, exhausted, broken, overflown, loss_sum, norm_sum, *sums = vector.tolist()
+        shared = torch.tensor(vector, dtype=torch.float64, device=device)
+        dist.all_reduce(shared)
+        vector = shared.tolist()
+    ranks, stop, exhausted, broken, overflown, loss_sum, norm_sum, *sums = vector
     same = all(ranks * squares == total**2 for total, squares in zip(sums[::2], sums[1::2], strict=True))
     nan = float("nan")
-    mean, length = nan if broken else loss_sum / ranks, nan if overflown else norm_sum**0.5
-    if same and not exhausted and not broken and not overflown and not details:
-        return Agreed(stop > 0, mean, length)
-    return _asked(seen, Agreed(stop > 0, mean, length), float(loss) if finite else nan)
+    agreed = Agreed(stop > 0, nan if broken else loss_sum / ranks, nan if overflown else norm_sum**0.5)
+    if same and not (exhausted or broken or overflown or details):
+        return agreed
+    return _asked(seen, agreed, loss if fine else nan)
 
 
 def _asked(seen: Seen, agreed: Agreed, loss: float) -> Agreed:
@@ -131,7 +137,3 @@ def _together() -> bool:
 
 def _code(value: Any) -> int:
     return xxhash.xxh3_64_intdigest(str(value).encode()) >> (64 - BITS)
-
-
-def _or_zero(value: Tensor) -> Tensor:
-    return torch.where(torch.isfinite(value), value, torch.zeros_like(value))

@@ -12,6 +12,7 @@ from vstrain.config.schema import TrainConfig
 from vstrain.engine.guards import StopFlag
 from vstrain.engine.health import gradients
 from vstrain.engine.health.lockstep import Seen
+from vstrain.engine.health.meter import Meter
 from vstrain.engine.health.policy import Decision, Guard
 from vstrain.engine.health.quarantine import Quarantine, weights_name
 from vstrain.engine.health.supply import Supply
@@ -23,8 +24,8 @@ log = logging.getLogger("vstrain")
 class Sentry:
     """`decision` is the judgement on the last step: all ranks hold the same."""
 
-    def __init__(self, config: TrainConfig, run_dir: Path, stop: StopFlag, facts: dict[str, str]):
-        self.config, self.run_dir, self.stop, self.facts = config, run_dir, stop, facts
+    def __init__(self, config: TrainConfig, run_dir: Path, stop: StopFlag, facts: dict[str, str], meter: Meter):
+        self.config, self.run_dir, self.stop, self.facts, self.meter = config, run_dir, stop, facts, meter
         self.guard = Guard(config.guards)
         self.supply: Supply | None = None
         self.losses: list[torch.Tensor] = []
@@ -41,7 +42,7 @@ class Sentry:
 
     def loss(self, loss: torch.Tensor) -> None:
         """Of a micro-batch, as it goes into the backward pass: already divided by their number."""
-        self.losses.append(loss.detach() * self.config.trainer.accumulate)
+        self.losses.append(loss.detach().double() * self.config.trainer.accumulate)
 
     def judge(self, trainer: Trainer, optimizer: torch.optim.Optimizer) -> None:
         """Before the optimiser step, which this may clip or keep from happening."""
@@ -50,8 +51,11 @@ class Sentry:
         found = gradients.of(trainer, optimizer)
         same = {"config": self.facts["config"], "data": self.facts["data"], "step": trainer.global_step + 1}
         exhausted = self.supply is not None and self.supply.exhausted
-        seen = Seen(self.stop.raised is not None, exhausted, self.losses, found.norm_squared(), same)
-        self.decision = self.guard.judge(seen, trainer.strategy.root_device)
+        # on a GPU this is where the host waits for the backward pass: the judgement must not come a step late
+        *losses, norm_squared = torch.stack([*self.losses, found.norm_squared()]).tolist()
+        seen = Seen(self.stop.raised is not None, exhausted, losses, norm_squared, same)
+        with self.meter.inside("agreement"):
+            self.decision = self.guard.judge(seen, trainer.strategy.root_device)
         if self.decision.skip:
             found.drop()
         elif self.config.optim.clip:

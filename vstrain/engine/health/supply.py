@@ -6,14 +6,15 @@ from collections.abc import Iterator
 
 from vstrain.data.loader import Loader
 from vstrain.data.problems import DataError
+from vstrain.engine.health.meter import Meter
 
 
 class Supply:
     """`loader`, watched. When it ends too early its last batch is lent once more, so that this rank still takes part in the
     step that the others are in; `exhausted` then keeps all of them from taking that step."""
 
-    def __init__(self, loader: Loader):
-        self.loader, self.number, self.exhausted = loader, -1, False
+    def __init__(self, loader: Loader, meter: Meter):
+        self.loader, self.meter, self.number, self.exhausted = loader, meter, -1, False
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -22,7 +23,8 @@ class Supply:
         batches, self.number = iter(self.loader), -1
         batch = None
         for _ in range(len(self.loader.plan)):
-            following = next(batches, None)
+            with self.meter.inside("data"):
+                following = next(batches, None)
             self.exhausted = following is None
             if self.exhausted and batch is None:
                 raise DataError(
