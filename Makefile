@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint unit s3 ray onnx clean
+.PHONY: demo test lint unit s3 ray onnx slurm clean
 
 demo: $(VENV)/installed
 	$(BIN)/vstrain experiment=depth_teacher
@@ -41,6 +41,19 @@ ray: | $(VENV)/installed
 # ONNX, for the tests of exported graphs; skipped without it
 onnx: | $(VENV)/installed
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[onnx]'
+
+# SLURM and the plug-ins of its sweeps, for the tests on a cluster of pretend nodes; where it cannot be installed, they are
+# skipped. policy-rc.d keeps the packages' own services from starting.
+SLURM_PACKAGES := slurmctld slurmd slurm-client slurmdbd munge mariadb-server-core mariadb-client-core iproute2 procps
+
+slurm: | $(VENV)/installed
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[slurm]'
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v slurmctld >/dev/null; then \
+	  if [ ! -e /usr/sbin/policy-rc.d ]; then \
+	    printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d; chmod 755 /usr/sbin/policy-rc.d; made=1; fi; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	    $(SLURM_PACKAGES) || echo 'NO SLURM: its packages cannot be installed here; its tests are skipped'; \
+	  if [ -n "$$made" ]; then rm -f /usr/sbin/policy-rc.d; fi; fi
 
 clean:
 	rm -rf $(VENV) build *.egg-info

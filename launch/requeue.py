@@ -7,19 +7,18 @@ lost a node of; what is left for us is the time limit, a warning that came befor
 
 from __future__ import annotations
 
-import json
 import os
-import socket
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from launch import files
+from launch import files, starts
 
 FAILED, STOPPED = 1, 75
 WARNING = "SIGUSR1"  # what SLURM sends before it takes the nodes away; INT is the user's, TERM comes from SLURM ending the job
+REQUEST = "stop.json"  # `vstrain stop` was here: the run ends, whatever its ranks were at
 TRIES, PAUSE = 5, 5.0  # of scontrol requeue; seconds
 
 
@@ -30,12 +29,17 @@ class Decision:
     reason: str = ""
 
 
-def decide(state: dict, stopped: dict, job_state: str, code: int) -> Decision:
-    """What to do with a run whose ranks have ended. state: its state.json; stopped: stopped.json, the marker that the ranks
-    leave when they have saved on a signal; job_state: SLURM's word for the job, now that they are gone; code: of srun."""
+def decide(state: dict, stopped: dict, requested: bool, job_state: str, code: int) -> Decision:
+    """What to do with a run whose ranks have ended.
+
+    state: its state.json; stopped: stopped.json, the marker that ranks leave when they have saved on a signal; requested:
+    `vstrain stop` was called; job_state: SLURM's word for the job, now that the ranks are gone; code: of srun.
+    """
     status = state.get("status")
     if status in ("finished", "failed"):
         return Decision(False, state.get("code", FAILED))
+    if requested:
+        return Decision(False, STOPPED, "stopped on request")
     if job_state != "RUNNING":
         return Decision(False, STOPPED, f"SLURM ends the job itself ({job_state})")
     if status == "stopped":
@@ -44,27 +48,14 @@ def decide(state: dict, stopped: dict, job_state: str, code: int) -> Decision:
     return Decision(True, STOPPED, f"the ranks ended without a word (srun: exit code {code})")
 
 
-def fruitless(starts: list[dict], job: str) -> int:
-    """How many starts in a row of this job, the last one among them, followed one that had made no new checkpoint."""
-    steps = [start["step"] for start in starts if start["job"] == job]
-    count = 0
-    while count + 1 < len(steps) and steps[-count - 2] == steps[-1]:
-        count += 1
-    return count
-
-
-def newest_step(run_dir: Path) -> int:
-    steps = [path.name.removeprefix("step-") for path in (run_dir / "checkpoints").glob("step-*")]
-    return max((int(step) for step in steps if step.isdigit()), default=0)
-
-
 def begin(run_dir: Path, limit: int) -> int:
     """0: go on with the ranks. Else the run is over, and this is the code to end with."""
     job = os.environ["SLURM_JOB_ID"]
-    start = {"time": time.time(), "job": job, "step": newest_step(run_dir), "host": socket.gethostname()}
-    with (run_dir / "starts.jsonl").open("a") as file:
-        file.write(json.dumps(start) + "\n")
-    count = fruitless(files.read_lines(run_dir / "starts.jsonl"), job)
+    if (run_dir / REQUEST).exists():
+        files.write(run_dir / "state.json", {"status": "stopped", "time": time.time(), "code": STOPPED})
+        return STOPPED
+    start = starts.add(run_dir, job)
+    count = starts.fruitless(starts.read(run_dir), job)
     if count > limit:
         fail(
             run_dir,
@@ -79,11 +70,15 @@ def begin(run_dir: Path, limit: int) -> int:
 
 def end(run_dir: Path, code: int) -> int:
     job = os.environ["SLURM_JOB_ID"]
-    decision = decide(files.read(run_dir / "state.json"), files.read(run_dir / "stopped.json"), job_state(job), code)
+    state, requested = files.read(run_dir / "state.json"), (run_dir / REQUEST).exists()
+    decision = decide(state, files.read(run_dir / "stopped.json"), requested, job_state(job), code)
     if decision.reason:
         print(f"vstrain: {decision.reason}{'; requeued' if decision.requeue else ''}", flush=True)
     if not decision.requeue:
+        if decision.code == STOPPED and state.get("status") != "stopped":  # before the ranks could answer
+            files.write(run_dir / "state.json", {"status": "stopped", "time": time.time(), "code": STOPPED})
         return decision.code
+    files.write(run_dir / "state.json", {"status": "queued", "time": time.time()})
     for _ in range(TRIES):
         done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
         if done.returncode == 0:

@@ -16,10 +16,13 @@ PLUGIN = Path(__file__).parent / "plugin"
 
 @pytest.fixture(scope="session")
 def depth_shards(tmp_path_factory) -> Path:
+    return write_depth_shards(tmp_path_factory.mktemp("depth_shards"))
+
+
+def write_depth_shards(folder: Path) -> Path:
     """train-*.tar (22 samples in 3 shards) and val-*.tar (7 samples), 16 x 16."""
     from vstrain.data.writer import ShardWriter
 
-    folder = tmp_path_factory.mktemp("depth_shards")
     rng = np.random.default_rng(0)
     for split, count in (("train", 22), ("val", 7)):
         with ShardWriter(folder, split, "depth", max_count=9) as writer:

@@ -18,7 +18,7 @@ from torch.distributed import run  # noqa: E402
 from torch.distributed.elastic.multiprocessing import SignalException  # noqa: E402
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError  # noqa: E402
 
-from launch import rendezvous  # noqa: E402
+from launch import local, rendezvous  # noqa: E402
 from vstrain.config import rundir  # noqa: E402
 
 SAVE_SECONDS = 120  # what a worker gets between the signal and the end
@@ -26,6 +26,11 @@ SIGNALS = "SIGTERM,SIGINT,SIGUSR1,SIGHUP"
 
 
 def main(devices: str, run_dir: str) -> int:
+    """The run's own exit code, from state.json: the agent's is 1 even after a clean stop."""
+    return local.exit_code(Path(run_dir), start(devices, run_dir))
+
+
+def start(devices: str, run_dir: str) -> int:
     launcher = rundir.load(Path(run_dir)).get("launcher", {})
     try:
         run.main(

@@ -16,7 +16,10 @@ VERBS = {
     "adopt": "a run made from weights of others: vstrain adopt experiment=depth_teacher weights=FILE system.size=vitl",
     "plan": "parameters, memory and FLOPs before queueing: vstrain plan experiment=depth_teacher scale=large",
     "data": "make or look at shards: vstrain data depth_corpus source=FOLDER",
-    "status": "how runs stand: vstrain status [RUN_DIR]",
+    "join": "one more host of a run with launcher=torchrun: vstrain join RUN_DIR",
+    "status": "how runs stand: vstrain status [RUN_DIR or FOLDER]",
+    "stop": "save and end: vstrain stop RUN_DIR",
+    "logs": "what a run says: vstrain logs [-f] RUN_DIR",
     "doctor": "what this machine has: vstrain doctor",
 }
 

@@ -6,13 +6,14 @@ import contextlib
 import importlib.util
 import logging
 import os
+import socket
 import sys
 import time
 import traceback
 import warnings
 from pathlib import Path
 
-from launch import ranks
+from launch import ranks, starts
 from vstrain.config import rundir
 from vstrain.config.problems import InputError
 from vstrain.config.schema import MODELS, Strict
@@ -26,7 +27,7 @@ def main(run_dir: Path) -> int:
     """Runs the job and returns the exit code; rank 0 leaves it in state.json for the parent."""
     warnings.filterwarnings("ignore")
     values = rundir.load(run_dir)
-    launcher = values.get("launcher", {})
+    launcher = values["launcher"] if values["verb"] == "train" else {}  # other verbs work where they are called
     if launcher.get("via") == "srun":
         os.environ.update(ranks.from_slurm(os.environ))
     rank, began = int(os.environ.get("RANK", 0)), time.time()
@@ -36,7 +37,9 @@ def main(run_dir: Path) -> int:
     from vstrain.engine import console, jobs
 
     console.set_up_logging(run_dir, rank)
-    note(run_dir, "running")
+    note(run_dir, "running", host=socket.gethostname(), pid=os.getpid())
+    if rank == 0 and launcher.get("name", "slurm") != "slurm":  # whose batch script notes it
+        starts.add(run_dir)
     try:
         status = jobs.run(config, run_dir)
     except InputError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from launch import freeze, ranks, requeue, slurm
+from launch import freeze, ranks, requeue, slurm, starts
 from launch.requeue import decide
 from tests.conftest import PLUGIN
 from vstrain.config.command import Command
@@ -16,6 +16,7 @@ from vstrain.config.problems import ConfigError
 from vstrain.config.schema import TrainConfig
 from vstrain.verbs import embedded
 
+SITES = Path(__file__).parents[2] / "launch" / "sites"
 RUN, CWD = Path("/runs/a"), Path("/home/me")
 
 
@@ -187,19 +188,20 @@ def test_first_host(nodelist, first):
 )
 def test_what_is_requeued(status, signal, job_state, requeued, code):
     state = {"status": status} | ({"code": code} if status in ("finished", "failed") else {})
-    decision = decide(state, {"signal": signal} if signal else {}, job_state, 1)
+    decision = decide(state, {"signal": signal} if signal else {}, False, job_state, 1)
     assert (decision.requeue, decision.code) == (requeued, code)
+    assert not decide(state, {"signal": signal} if signal else {}, True, job_state, 1).requeue  # after `vstrain stop`
 
 
 def test_fruitless_restarts_are_counted_since_the_last_new_step_of_this_job():
-    def starts(*steps, job="7"):
+    def begun(*steps, job="7"):
         return [{"job": job, "step": step} for step in steps]
 
-    assert requeue.fruitless(starts(0), "7") == 0
-    assert requeue.fruitless(starts(0, 0, 0), "7") == 2
-    assert requeue.fruitless(starts(0, 0, 5), "7") == 0
-    assert requeue.fruitless(starts(0, 5, 5), "7") == 1
-    assert requeue.fruitless([*starts(5, 5, 5, job="6"), *starts(5)], "7") == 0  # resumed by hand
+    assert starts.fruitless(begun(0), "7") == 0
+    assert starts.fruitless(begun(0, 0, 0), "7") == 2
+    assert starts.fruitless(begun(0, 0, 5), "7") == 0
+    assert starts.fruitless(begun(0, 5, 5), "7") == 1
+    assert starts.fruitless([*begun(5, 5, 5, job="6"), *begun(5)], "7") == 0  # resumed by hand
 
 
 def test_a_run_that_never_gets_anywhere_ends_with_a_sentence(tmp_path, monkeypatch, capsys):
@@ -222,3 +224,15 @@ def test_frozen_code_is_whole_and_holds_the_users_system(tmp_path, monkeypatch):
     assert (code / "launch" / "templates" / "submit.sbatch").is_file() and (code / "toy" / "module.py").is_file()
     (code / "toy" / "old.py").write_text("")
     assert not (freeze.freeze(tmp_path, "vstrain.systems.depth") / "toy").exists()
+
+
+@pytest.mark.parametrize("name", ["gpu_cluster", "preemptible_containers"])
+def test_the_example_sites_bring_their_launcher(name):
+    words = ["experiment=depth_teacher", "--config-dir", str(SITES), f"site={name}", "data.batch_size=32"]
+    config = Command("train", TrainConfig, [*words, "launcher.nodes=2"], embedded.check).config()
+    assert (config.launcher.name, config.site.name, config.data.root) == ("slurm", name, config.site.data_root)
+    found = directives(slurm.script(RUN, config.launcher, config.trainer.devices, "cuda", "x", CWD))
+    assert f"--partition={config.launcher.partition}" in found and "--nodes=2" in found
+    local = Command("train", TrainConfig, [*words, "launcher=local"], embedded.check)
+    with pytest.raises(ConfigError, match="launcher.partition: no such key"):  # a site's keys fit its launcher alone
+        local.config()

@@ -39,8 +39,14 @@ def missing() -> str:
 class Cluster:
     """Runs of the plug-in system as jobs of the pretend cluster."""
 
-    def __init__(self, script: Path, words: list[str]):
-        self.script, self.words = script, words
+    def __init__(self, script: Path, shards: Path):
+        self.script = script
+        self.words = [
+            "experiment=toy",
+            f"data.train.urls=[{shards}/train-*.tar]",
+            f"data.val.urls=[{shards}/val-*.tar]",
+        ]
+        self.words += ["system.dropout=0.3", "trainer.threads=1", "trainer.max_steps=30"]
         text = subprocess.run([script, "env"], capture_output=True, text=True, check=True).stdout
         self.env = {"SLURM_CONF": text.strip().removeprefix("export SLURM_CONF=")}
 
@@ -54,7 +60,7 @@ class Cluster:
     def vstrain(self, folder: Path, *words: str, code: int = 0, **extra: str) -> subprocess.CompletedProcess:
         line, env = command(*words)
         env = env | self.env | extra
-        done = subprocess.run(line, cwd=folder, env=env, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(line, cwd=folder, env=env, capture_output=True, text=True, timeout=240)
         assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 
@@ -101,12 +107,7 @@ def cluster(depth_shards):
     running = subprocess.run([script, "status"], capture_output=True).returncode == 0
     up = subprocess.run([script, "up", "-n", "2"], capture_output=True, text=True, timeout=300)
     assert up.returncode == 0, up.stdout + up.stderr
-    words = [
-        "experiment=toy",
-        f"data.train.urls=[{depth_shards}/train-*.tar]",
-        f"data.val.urls=[{depth_shards}/val-*.tar]",
-    ]
-    yield Cluster(script, [*words, "system.dropout=0.3", "trainer.max_steps=30"])
+    yield Cluster(script, depth_shards)
     if not running:
         subprocess.run([script, "down"], capture_output=True, timeout=120)
 

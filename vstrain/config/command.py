@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from hydra.core.override_parser.types import Override
 from pydantic import BaseModel
 
 from vstrain.config.compose import Composer, config_dirs
@@ -30,6 +31,7 @@ class Command:
         self.config_name, self.model, self.check = config_name, model, check
         self.dirs, rest = config_dirs(argv)
         self.flags, self.overrides = split_flags(rest)
+        self.root = Path("runs")  # run.root of a sweep's first job, once that is checked
 
     def config(self) -> BaseModel:
         """The validated configuration. Raises ConfigError with all problems."""
@@ -44,13 +46,13 @@ class Command:
             for text, override in zip(loose, composer.overrides, strict=True):
                 if override.is_sweep_override():
                     key = text.partition("=")[0]
-                    choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+                    choices.append([f"{key}={value}" for value in sweep_values(override)])
                 elif not override.key_or_group.startswith("hydra"):
                     choices.append([text])
             found: dict[str, Problem] = {}
             for job in itertools.islice(itertools.product(*choices), MOST_CHECKED):
                 try:
-                    self._checked(composer, list(job))
+                    self.root = Path(self._checked(composer, list(job)).run.root)
                 except ConfigError as error:
                     found |= {str(problem): problem for problem in error.problems}
             if found:
@@ -75,6 +77,14 @@ class Command:
     def validate_composed(self, node) -> BaseModel:
         """A configuration that Hydra composed itself (a job of a sweep)."""
         return validate(node, self.model)
+
+
+def sweep_values(override: Override) -> Iterator[str]:
+    """What a sweep gives a key; of an interval, which a sampler draws from, the ends."""
+    if override.is_interval_sweep():
+        interval = override.value()
+        return iter([str(interval.start), str(interval.end)])
+    return override.sweep_string_iterator()
 
 
 FLAGS_WITH_VALUE = {"--cfg", "-c", "--info", "-i", "--package", "-p", "--experimental-rerun"}

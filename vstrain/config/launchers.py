@@ -123,8 +123,18 @@ class SkyPilot(Strict):
     memory: Word  # GiB of a machine, e.g. 32+
     infra: Word | None  # where, e.g. aws/us-east-1, k8s; null: the cheapest place
     spot: bool  # machines that may be taken away: restarted as a managed job
+    store: Literal["s3", "gcs", "azure", "r2"] | None  # a bucket that holds the run directory; null: the machine's disk
     image: Word | None
     setup: list[str]  # shell lines that install vstrain on a fresh machine
+
+    @model_validator(mode="after")
+    def _outlives_machines(self) -> SkyPilot:
+        if self.store is None and (self.spot or self.nodes > 1):
+            raise ValueError(
+                f"launcher.nodes={self.nodes}, launcher.spot={self.spot}: the run directory must be in a bucket that all "
+                "machines see; set launcher.store"
+            )
+        return self
 
 
 Launcher = Annotated[Local | Slurm | Torchrun | Kubernetes | SkyPilot, Field(discriminator="name")]

@@ -177,6 +177,7 @@ class TrainConfig(Strict):
 
     verb: Literal["train"]
     seed: NonNegativeInt
+    objective: str = "val/loss"  # the metric that a run hands to the sampler of a sweep, e.g. hydra/sweeper=optuna
     run: Run
     system: SystemConfig  # validated as the Config of system.module
     data: Data

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from vstrain.config import rundir
 from vstrain.config.command import Command, search_path
-from vstrain.config.problems import ConfigError, Problem
+from vstrain.config.problems import ConfigError, Problem, nearest
 from vstrain.config.schema import TrainConfig
 from vstrain.config.validate import validate
-from vstrain.verbs import embedded
+from vstrain.verbs import embedded, sweep
 from vstrain.verbs.launching import launch
 
 USAGE = """vstrain [train] experiment=NAME key=value …
@@ -23,13 +25,14 @@ USAGE = """vstrain [train] experiment=NAME key=value …
   scale=demo | small | base | large        the size; demo runs on a laptop's CPU
   data=shards data.train.urls='[DIR/train-*.tar]' data.val.urls='[DIR/val-*.tar]'
   trainer.max_steps=N trainer.devices=N trainer.precision=32|bf16-mixed optim.lr=X seed=N strategy=auto|single|ddp
-  logger=wandb   run.dir=PATH   site=NAME
+  logger=wandb   run.dir=PATH   site=NAME   launcher=local|slurm|torchrun|kubernetes|skypilot (docs/clusters.md)
   resume=RUN_DIR                           go on with a run, on any number of devices and workers;
-                                           trainer.* callbacks.* guards.* logger.* may change
+                                           trainer.* callbacks.* guards.* logger.* launcher.* may change;
+                                           launcher=NAME takes it elsewhere
   -m key=a,b                               one run for every combination"""
 
 READING = ("data.workers", "data.ahead", "data.timeout", "data.max_damaged", "data.cache")  # how, not what
-RESUMABLE = ("trainer.", "callbacks.", "guards.", "logger.", *READING)  # what a resumed run may change
+RESUMABLE = ("trainer.", "callbacks.", "guards.", "logger.", "launcher", *READING)  # what a resumed run may change
 
 
 def main(argv: list[str]) -> int:
@@ -44,16 +47,17 @@ def main(argv: list[str]) -> int:
     return start(command.config(), replace=True)
 
 
-def start(config: TrainConfig, replace: bool) -> int:
-    """Everything between a valid configuration and the running worker."""
+def start(config: TrainConfig, replace: bool, made: Callable[[Path], None] = lambda run_dir: None, **queueing) -> int:
+    """Everything between a valid configuration and the running worker. `made` is told the new run directory."""
     config, fingerprints = embedded.prepare(config)
     root = Path(config.run.root) / config.run.experiment
     run_dir = rundir.create(config, root, Path(config.run.dir) if config.run.dir else None, {"data": fingerprints})
+    made(run_dir)
     print(
         f"{config.run.experiment}, scale {config.run.scale}, site {config.site.name}: {run_dir}",
         file=sys.stderr,
     )
-    return launch(config, run_dir, replace)
+    return launch(config, run_dir, replace, **queueing)
 
 
 def resume(argv: list[str]) -> int:
@@ -75,6 +79,9 @@ def resume(argv: list[str]) -> int:
     values = rundir.load(run_dir)
     if values.get("verb") != "train":
         raise ConfigError([Problem("resume", f"{run_dir} is a {values.get('verb')} run; only training can be resumed")])
+    for word in [word for word in overrides if word.startswith("launcher=")]:
+        values["launcher"] = launcher_of(word.partition("=")[2])
+        overrides.remove(word)
     merged = OmegaConf.merge(OmegaConf.create(values), OmegaConf.from_dotlist(overrides))
     config = validate(merged, TrainConfig, lambda path: f"resume of {run_dir}")
     rundir.write_atomic(run_dir / "resolved.yaml", rundir.dump(config))
@@ -83,35 +90,56 @@ def resume(argv: list[str]) -> int:
     return launch(config, run_dir, replace=True)
 
 
+def launcher_of(name: str) -> dict:
+    """The shipped keys of a launcher, for a run that goes on elsewhere."""
+    file = rundir.CONF / "launcher" / f"{name}.yaml"
+    if not file.is_file():
+        known = [path.stem for path in file.parent.glob("*.yaml")]
+        raise ConfigError([Problem("launcher", f"no choice {name!r}; {nearest(name, known)}", "command line")])
+    return yaml.safe_load(file.read_text())
+
+
 def with_hydra(command: Command) -> int:
     """What Hydra's own command line does: sweeps, --cfg, --info, shell completion."""
     import hydra
 
-    sweep = "-m" in command.flags or "--multirun" in command.flags
+    multi = "-m" in command.flags or "--multirun" in command.flags
     if "-sc" in command.flags or "--shell-completion" in command.flags:
         overrides = command.overrides
         strip_verb_from_completion()
     else:
         overrides = (
             [*command.check_sweep(), *search_path(command.dirs)]
-            if sweep
+            if multi
             else [*command.overrides, *search_path(command.dirs)]
         )
+    place = sweep.folder(command.root) if multi else None
+    if multi and not any(word.startswith("hydra.sweep.dir=") for word in overrides):
+        overrides.append(f"hydra.sweep.dir={place}")
     codes: list[int] = []
 
-    def job(node: DictConfig) -> None:
+    def job(node: DictConfig) -> float | None:
         from hydra.core.hydra_config import HydraConfig
 
         facts = HydraConfig.get()
         OmegaConf.set_struct(node, False)
         node.run.experiment = facts.runtime.choices.get("experiment") or facts.runtime.choices.system
-        if node.run.dir is not None and sweep:
+        if not multi:
+            codes.append(start(command.validate_composed(node), replace=False))
+            return None
+        if node.run.dir is not None:
             node.run.dir = str(Path(node.run.dir) / str(facts.job.num))
-        config = command.validate_composed(node)
-        codes.append(start(config, replace=False))
+        config, sampled = command.validate_composed(node), facts.runtime.choices["hydra/sweeper"] != "basic"
+        return sweep.run_member(config, place, facts.job.num, list(facts.overrides.task), start, sampled)
 
     sys.argv = ["vstrain", *command.flags, *overrides]
-    hydra.main(version_base="1.3", config_path="pkg://vstrain.conf", config_name="train")(job)()
+    try:
+        hydra.main(version_base="1.3", config_path="pkg://vstrain.conf", config_name="train")(job)()
+    finally:
+        if multi and sweep.members(place):
+            text, code = sweep.close(place)
+            codes.append(code)
+            print(text, file=sys.stderr)
     return max(codes, default=0)
 
 

@@ -33,6 +33,8 @@ class System(Base):
         self.calls = getattr(self, "calls", 0) + 1
         if os.environ.get("TOY_SIGNAL_AT") == str(self.calls):  # as if the user pressed Ctrl-C in the middle of a step
             os.kill(os.getpid(), signal.SIGINT)
+        if os.environ.get("TOY_KILL_AT") == str(self.calls) and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+            os.kill(os.getpid(), signal.SIGKILL)  # as if the machine had run out of memory; once
         if os.environ.get("TOY_RAISE_AT") == str(self.calls):
             raise ArithmeticError("the toy is broken")
         time.sleep(float(os.environ.get("TOY_PAUSE", 0)))  # a run that takes its time without taking the processor's
