@@ -15,6 +15,7 @@ VERBS = {
     "replay": "one batch that did harm, once more: vstrain replay RUN_DIR/quarantine/FOLDER",
     "adopt": "a run made from weights of others: vstrain adopt experiment=depth_teacher weights=FILE system.size=vitl",
     "plan": "parameters, memory and FLOPs before queueing: vstrain plan experiment=depth_teacher scale=large",
+    "rehearse": "faults on your own experiment, before you trust it: vstrain rehearse experiment=depth_teacher",
     "data": "make or look at shards: vstrain data depth_corpus source=FOLDER",
     "join": "one more host of a run with launcher=torchrun: vstrain join RUN_DIR",
     "status": "how runs stand: vstrain status [RUN_DIR or FOLDER]",

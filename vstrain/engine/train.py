@@ -16,7 +16,7 @@ from vstrain.config import checkpoints, rundir
 from vstrain.config.problems import InputError
 from vstrain.config.schema import TrainConfig
 from vstrain.data.keyed import draw_key
-from vstrain.engine import build, checkpoint, guards, loggers, precision, strategies
+from vstrain.engine import build, checkpoint, guards, loggers, precision, rehearsal, strategies
 from vstrain.engine.boundary import StepBoundary, save_pictures
 from vstrain.engine.health import watchdog
 from vstrain.engine.health.supply import Supply
@@ -61,7 +61,7 @@ def run(config: TrainConfig, run_dir: Path) -> str:
             return "stopped"
         if trainer.global_step != config.trainer.max_steps:
             raise RuntimeError(f"training ended at step {trainer.global_step} of {config.trainer.max_steps}")
-        if share.rank == 0:
+        if share.rank == 0 and not rehearsal.callbacks(run_dir):
             with trainer.precision_plugin.val_step_context():
                 report(system.to(trainer.strategy.root_device), batches, run_dir)
         trainer.strategy.barrier()
@@ -107,7 +107,7 @@ def build_trainer(config: TrainConfig, run_dir: Path, boundary: StepBoundary, st
         max_epochs=1,  # one pass over a plan that ends with max_steps: data never stops at an epoch
         accumulate_grad_batches=config.trainer.accumulate,
         logger=loggers.build(config, run_dir, start),
-        callbacks=[boundary],
+        callbacks=[boundary, *rehearsal.callbacks(run_dir)],
         plugins=[checkpoint.AtomicCheckpointIO(facts), cluster_environment(), *own_precision],
         default_root_dir=run_dir,
         enable_checkpointing=False,

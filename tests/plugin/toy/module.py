@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from pathlib import Path
 
 import torch
 
@@ -41,6 +42,9 @@ class System(Base):
         if "TOY_HANG" in os.environ:
             self.hang()
         loss = self.residual(batch, noise=0.1).mean()
+        if "TOY_HIDDEN" in os.environ and Path(self.trainer.default_root_dir).name == os.environ["TOY_HIDDEN"]:
+            self.began = getattr(self, "began", self.trainer.global_step)  # state that no checkpoint holds
+            loss = loss * (1 + self.began / 100)
         return Objective(self.trouble(loss), {"loss_again": loss})
 
     def hang(self):
