@@ -97,7 +97,7 @@ def ours(config: TrainConfig, run_dir: Path) -> float:
 
     boundary = Timed(config, run_dir, batches, StopFlag(), 0, facts)
     torch.manual_seed(draw_key(config.seed, -1, 0))
-    trainer = train.build_trainer(config, run_dir, boundary, 0, facts)
+    trainer = train.build_trainer(config, run_dir, boundary, 0)
     trainer.fit(build.build_system(config), batches.train(0))
     return clock.typical()
 

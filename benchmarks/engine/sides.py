@@ -132,7 +132,7 @@ def vstrain(config: TrainConfig, system: Mixer, data: Memory, run_dir: Path, gua
     boundary = Timed(config, run_dir, None, StopFlag(), 0, facts)
     if not guarded:
         without_health(boundary)
-    trainer = train.build_trainer(config, run_dir, boundary, 0, facts)
+    trainer = train.build_trainer(config, run_dir, boundary, 0)
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # as in train.run
     supply = boundary.sentry.supply = Supply(data, boundary.meter)
     with Watchdog(run_dir, boundary.meter, dist.get_rank() if together() else 0, config.trainer.devices, 1200):

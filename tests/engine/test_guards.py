@@ -20,9 +20,8 @@ EVERY = ["callbacks.checkpoint.every=1", "callbacks.checkpoint.keep=20", "callba
 def state(run, step: int) -> dict:
     """Weights and optimiser state after so many steps, as bytes."""
     folder = run / "checkpoints" / f"step-{step:08d}"
-    found = {name: value.tobytes() for name, value in load_file(folder / "model.safetensors").items()}
-    kept = torch.load(folder / "state.pt", weights_only=True)["optimizer_states"][0]["state"]
-    return found | {f"{n} {k}": v.numpy().tobytes() for n, one in kept.items() for k, v in one.items()}
+    files = [load_file(folder / f"{part}.safetensors") for part in ("model", "optimizer")]
+    return {name: value.tobytes() for tensors in files for name, value in tensors.items()}
 
 
 def test_a_broken_loss_on_one_of_two_ranks_is_left_out_by_both(vstrain, toy_words, tmp_path, depth_shards):

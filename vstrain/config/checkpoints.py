@@ -1,8 +1,9 @@
-"""Checkpoints on disk, without torch: which one of a run to use, and whether it is whole.
+"""Checkpoints on disk, without torch: which one of a run to use, which ones to keep, and whether one is whole.
 
-`checkpoints/step-00000100/` holds model.safetensors (weights by name), state.pt (optimiser, loops; none where weights were
-adopted from elsewhere) and meta.json (counter, config hash, data fingerprint, a checksum of each file); `checkpoints/last`
-is a link to the newest. vstrain.engine.checkpoint writes them.
+`checkpoints/step-00000100/` holds safetensors files and meta.json. Each part of the state (model, optimizer, ema, …; adopted
+weights have only model) is PART.safetensors or, where ranks wrote what they held, PART-00000-of-00004.safetensors and so on
+(vstrain.config.tensorfiles). meta.json: counter, config hash, data fingerprint, plain values of the parts, a checksum of each
+file. `checkpoints/last` is a link to the newest. vstrain.engine.checkpoint writes them.
 """
 
 from __future__ import annotations
@@ -13,14 +14,40 @@ from pathlib import Path
 
 import xxhash
 
+from vstrain.config import rundir, tensorfiles
 from vstrain.config.problems import InputError
+from vstrain.config.schema import Checkpoint
 
 log = logging.getLogger("vstrain")
-WEIGHTS, STATE, META = "model.safetensors", "state.pt", "meta.json"
+WEIGHTS, META = "model.safetensors", "meta.json"
 
 
 def name(step: int) -> str:
     return f"step-{step:08d}"
+
+
+def file_name(part: str, rank: int, world: int) -> str:
+    return f"{part}.safetensors" if world == 1 else f"{part}-{rank:05d}-of-{world:05d}.safetensors"
+
+
+def files(path: Path, part: str) -> list[Path]:
+    """The files of a part of a checkpoint: one that is whole, or all that hold pieces."""
+    whole = path / f"{part}.safetensors"
+    return [whole] if whole.is_file() else sorted(path.glob(f"{part}-*-of-*.safetensors"))
+
+
+def weights(path: Path, part: str = "model") -> Path:
+    """The file that holds a part of a checkpoint whole; from pieces it is made once, and then belongs to the checkpoint."""
+    whole = path / f"{part}.safetensors"
+    if not whole.is_file():
+        pieces = files(path, part)
+        if not pieces:
+            raise InputError(f"{path}: holds no {part}; use another checkpoint")
+        tensorfiles.consolidate(pieces, whole)
+        facts = json.loads((path / META).read_text())
+        facts["files"][whole.name] = checksum(whole)
+        rundir.write_atomic(path / META, json.dumps(facts, indent=2))
+    return whole
 
 
 def checksum(path: Path) -> dict:
@@ -54,6 +81,18 @@ def latest(run_dir: Path) -> tuple[Path, dict] | None:
             f"{folder}: none of its {len(candidates)} checkpoints is whole; restore one or start a new run"
         )
     return None
+
+
+def kept(found: dict[int, float | None], policy: Checkpoint) -> set[int]:
+    """Which steps stay, of those `found` with the value of the metric that decides on the best (None: not measured)."""
+    newest = sorted(found)[-policy.keep :]
+    for_ever = [step for step in found if policy.keep_every and step % policy.keep_every == 0]
+    best: list[int] = []
+    if policy.best:
+        sign = 1 if policy.best.mode == "min" else -1
+        measured = [step for step, value in found.items() if value is not None and value == value]
+        best = sorted(measured, key=lambda step: (sign * found[step], step))[: policy.best.keep]
+    return {*newest, *for_ever, *best}
 
 
 def is_run(path: Path) -> bool:

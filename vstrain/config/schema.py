@@ -112,9 +112,18 @@ class Trainer(Strict):
     threads: PositiveInt | None  # torch threads a rank on the CPU; null shares the cores out
 
 
+class Best(Strict):
+    metric: str  # as it is logged, e.g. val/loss
+    mode: Literal["min", "max"]
+    keep: PositiveInt  # how many of the best stay
+
+
 class Checkpoint(Strict):
     every: PositiveInt  # steps between two checkpoints
-    keep: PositiveInt  # how many of them stay
+    keep: PositiveInt  # how many of the newest stay
+    keep_every: PositiveInt | None = None  # those whose step is a multiple of this stay for ever
+    best: Best | None = None  # the best by a validation metric stay as well
+    asynchronous: bool = True  # write in the background: a step waits for a copy in memory only
 
 
 class Validation(Strict):
@@ -155,7 +164,22 @@ class Logger(Strict):
 
 
 class Strategy(Strict):
-    name: Literal["auto", "single", "ddp"]  # auto: single on one device, ddp on more
+    # auto: single on one device, ddp on more
+    name: Literal["auto", "single", "ddp", "fsdp2", "hsdp", "zero1", "zero2", "zero3"]
+    shard: PositiveInt | None = None  # hsdp: ranks that share one copy of the model; best the devices of a node
+    offload: bool = False  # fsdp2, hsdp: weights and optimiser state rest on the host; zero: the optimiser state
+
+    @model_validator(mode="after")
+    def _fits(self) -> Strategy:
+        if (self.shard is None) == (self.name == "hsdp"):
+            raise ValueError(
+                "strategy=hsdp needs strategy.shard: how many ranks share one copy of the model"
+                if self.shard is None
+                else f"strategy.shard={self.shard} belongs to strategy=hsdp; leave it out with strategy={self.name}"
+            )
+        if self.offload and self.name in ("auto", "single", "ddp"):
+            raise ValueError(f"strategy.offload=true needs fsdp2, hsdp or zero1 to zero3, not strategy={self.name}")
+        return self
 
 
 class Site(Strict):
@@ -209,6 +233,35 @@ class TrainConfig(Strict):
             raise ValueError(
                 f"strategy=single runs on one device, trainer.devices={self.trainer.devices}, "
                 f"launcher.nodes={self.launcher.nodes}; use strategy=ddp"
+            )
+        world = self.trainer.devices * self.launcher.nodes
+        if self.strategy.shard and world % self.strategy.shard:
+            raise ValueError(
+                f"strategy.shard={self.strategy.shard} must divide the {world} ranks (trainer.devices x launcher.nodes)"
+            )
+        if self.strategy.offload and self.strategy.name in ("fsdp2", "hsdp") and self.trainer.accelerator == "cpu":
+            raise ValueError(
+                "strategy.offload=true moves weights from the GPU to the host, and trainer.accelerator=cpu has no GPU; "
+                "leave it out"
+            )
+        if self.strategy.name.startswith("zero") and self.trainer.precision == "bf16-true":
+            raise ValueError(
+                f"strategy={self.strategy.name} keeps float32 weights, so trainer.precision=bf16-true saves nothing there; "
+                "use bf16-mixed, or strategy=fsdp2"
+            )
+        if self.strategy.name.startswith("zero") and "skip" in (
+            self.guards.non_finite,
+            self.guards.spike and self.guards.spike.action,
+        ):
+            raise ValueError(
+                f"strategy={self.strategy.name} cannot leave a step out: DeepSpeed has its gradients; use guards with stop or "
+                "warn, or strategy=fsdp2"
+            )
+        keep = self.callbacks.checkpoint
+        if keep.best and keep.every % self.callbacks.validation.every:
+            raise ValueError(
+                f"callbacks.checkpoint.best needs a validation at every checkpoint: callbacks.checkpoint.every="
+                f"{keep.every} must be a multiple of callbacks.validation.every={self.callbacks.validation.every}"
             )
         if self.run.recipe == "unknown":
             raise ValueError(

@@ -35,8 +35,8 @@ def run(config: AdoptConfig, run_dir: Path) -> str:
     fill(system)
     facts = {"system": trained.system.module, "adopted": config.weights, "step": 0, "samples_seen": 0}
     folder = run_dir / "checkpoints"
-    checkpoint.write(folder / checkpoints.name(0), system.state_dict(), None, facts)
-    checkpoint.point_last(folder, 0, keep=1)
+    checkpoint.write(folder / checkpoints.name(0), system.state_dict(), facts)
+    checkpoint.point_last(folder / checkpoints.name(0))
     rundir.write_atomic(run_dir / "resolved.yaml", rundir.dump(trained))
     log.info("adopted %s: %s", config.weights, json.dumps(changes))
     return "finished"

@@ -10,10 +10,10 @@ import cv2
 import torch
 from lightning.pytorch import Callback, Trainer
 
-from vstrain.config import checkpoints
+from vstrain.config.problems import InputError
 from vstrain.config.schema import TrainConfig
 from vstrain.data.keyed import draw_key
-from vstrain.engine import build, checkpoint, guards
+from vstrain.engine import build, checkpoint, guards, strategies
 from vstrain.engine.console import StepProgress
 from vstrain.engine.health import lockstep
 from vstrain.engine.health.meter import Meter
@@ -23,6 +23,7 @@ from vstrain.engine.validation import validate
 from vstrain.system import System
 
 log = logging.getLogger("vstrain")
+GRACE = 60  # seconds that a checkpoint in the making gets when training fails
 
 
 class StepBoundary(Callback):
@@ -36,18 +37,28 @@ class StepBoundary(Callback):
         stop: guards.StopFlag,
         start_step: int,
         facts: dict[str, str],
+        resumed: Path | None = None,
     ):
+        """facts: what all ranks must share and each checkpoint remembers. resumed: the checkpoint that start_step is from."""
         self.config, self.run_dir, self.batches = config, run_dir, batches
-        self.stop, self.start_step, self.facts = stop, start_step, facts
+        self.stop, self.start_step, self.facts, self.resumed = stop, start_step, facts, resumed
         self.stopped = False
         self.meter = Meter(start_step)
         self.sentry = Sentry(config, run_dir, stop, facts, self.meter)
+        # what a checkpoint holds beside model and optimiser; others may add theirs until training starts
+        self.parts: dict[str, checkpoint.Stateful] = {"guards": self.sentry.guard}
         self._metrics: list[dict[str, torch.Tensor]] = []
 
     def on_train_start(self, trainer: Trainer, system: System) -> None:
         lockstep.check_same(self.facts)
         self.sentry.start(trainer.global_rank, trainer.world_size)
         self.stop.install()  # after Lightning has put its own handlers in place
+        share = build.share()
+        writers = share.world if strategies.is_spread(trainer) else 1
+        folder, policy = self.run_dir / "checkpoints", self.config.callbacks.checkpoint
+        self.saver = checkpoint.Saver(folder, policy, self.facts, share, writers)
+        if self.resumed:
+            checkpoint.load(self.resumed, trainer, self.parts)
         self.progress = StepProgress(self.config.trainer.max_steps, self.start_step)
         self.record = Record(self.config, self.run_dir, self.meter, trainer)
 
@@ -86,14 +97,17 @@ class StepBoundary(Callback):
         loss = self._log(trainer, step) if logged else None
         self.progress.step(step, loss, logged)
         self._metrics = []
+        self.saver.poll()
+        scores = {}
         if step % self.config.callbacks.validation.every == 0 or last:
             with self.meter.inside("validation"):
-                self._validate(trainer, system, step)
-        if step % self.config.callbacks.checkpoint.every == 0 or last or decision.agreed.stop:
+                scores = self._validate(trainer, system, step)
+        stop = decision.agreed.stop
+        if step % self.config.callbacks.checkpoint.every == 0 or last or stop:
             with self.meter.inside("save"):
-                self._save(trainer, step)
+                self._save(trainer, step, scores, wait=last or stop)
             self.record.saved(step)
-        if decision.agreed.stop and not last:
+        if stop and not last:
             self.stopped = trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, system: System) -> None:
@@ -102,15 +116,7 @@ class StepBoundary(Callback):
     def on_exception(self, trainer: Trainer, system: System, exception: BaseException) -> None:
         if hasattr(self, "progress"):
             self.progress.close()
-
-    def on_save_checkpoint(self, trainer: Trainer, system: System, checkpoint: dict) -> None:
-        checkpoint["samples_seen"] = trainer.global_step * self.config.data.batch_size
-
-    def state_dict(self) -> dict:
-        return self.sentry.guard.state_dict()
-
-    def load_state_dict(self, state: dict) -> None:
-        self.sentry.guard.load_state_dict(state)
+            self.saver.finish(timeout=GRACE)
 
     def _log(self, trainer: Trainer, step: int) -> float:
         """Means over the micro-batches and ranks of this step; returns the loss."""
@@ -133,12 +139,13 @@ class StepBoundary(Callback):
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step)
 
-    def _validate(self, trainer: Trainer, system: System, step: int) -> None:
+    def _validate(self, trainer: Trainer, system: System, step: int) -> dict[str, float]:
         config = self.config.callbacks.validation
         share = build.share()
         batches = self.batches.val(share, config.samples)
+        drawn = config.pictures and (share.rank == 0 or strategies.is_sharded(trainer))
         metrics, pictures = validate(
-            system, batches, trainer.precision_plugin.val_step_context, config.pictures and share.rank == 0
+            system, batches, trainer.precision_plugin.val_step_context, drawn, strategies.caller(trainer)
         )
         values = {f"val/{name}": value for name, value in metrics.items()}
         self._write(trainer, values, step)
@@ -149,12 +156,17 @@ class StepBoundary(Callback):
                 "  ".join(f"{name} {value:.4f}" for name, value in values.items()),
             )
             save_pictures(self.run_dir / "pictures", pictures, f"step-{step:08d}-")
+        best = self.config.callbacks.checkpoint.best
+        if best and best.metric not in values:
+            raise InputError(
+                f"callbacks.checkpoint.best.metric={best.metric}: no such metric; expected one of {', '.join(values)}"
+            )
+        return values
 
-    def _save(self, trainer: Trainer, step: int) -> None:
-        folder = self.run_dir / "checkpoints"
-        trainer.save_checkpoint(folder / checkpoints.name(step))
-        if trainer.is_global_zero:
-            checkpoint.point_last(folder, step, self.config.callbacks.checkpoint.keep)
+    def _save(self, trainer: Trainer, step: int, scores: dict[str, float], wait: bool) -> None:
+        state, values = checkpoint.collect(trainer, self.parts)
+        facts = {"step": step, "samples_seen": step * self.config.data.batch_size, "metrics": scores, "values": values}
+        self.saver.save(state, facts, wait)
 
 
 def seed(key: int, device: torch.device) -> None:

@@ -11,7 +11,7 @@ from types import ModuleType
 import torch
 
 from vstrain.config.problems import InputError
-from vstrain.config.schema import Optim, Schedule, SystemConfig, TrainConfig
+from vstrain.config.schema import Optim, Schedule, Strategy, SystemConfig, TrainConfig
 from vstrain.data import kinds, loader
 from vstrain.data.buckets import Bucket
 from vstrain.data.cache import Cache
@@ -41,7 +41,7 @@ def build_system(config: TrainConfig) -> System:
     if config.verb == "train":
         attention.require(config.attention)
     system = part(config.system, "module").System(config.system)
-    system.make_optimizer = partial(make_optimizer, config.optim)
+    system.make_optimizer = partial(make_optimizer, config.optim, on_host=on_host(config.strategy))
     if config.verb in ("train", "plan"):
         system.after_build = partial(prepare_for_training, config)
     return system
@@ -56,7 +56,12 @@ def prepare_for_training(config: TrainConfig, system: System) -> None:
     blocks.apply(system, config.trainer)
 
 
-def make_optimizer(optim: Optim, groups: list[ParamGroup]) -> torch.optim.Optimizer:
+def on_host(strategy: Strategy) -> bool:
+    """Whether DeepSpeed keeps the optimiser in host memory and steps it there."""
+    return strategy.offload and strategy.name.startswith("zero")
+
+
+def make_optimizer(optim: Optim, groups: list[ParamGroup], on_host: bool = False) -> torch.optim.Optimizer:
     """Every group keeps `lr_scale`, so that `set_learning_rate` can set its rate at any step."""
     parameters = [
         {
@@ -69,6 +74,11 @@ def make_optimizer(optim: Optim, groups: list[ParamGroup]) -> torch.optim.Optimi
         for group in groups
         if group.params
     ]
+    if on_host:
+        from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+        decoupled = optim.name == "adamw"
+        return DeepSpeedCPUAdam(parameters, lr=optim.lr, betas=optim.betas, eps=optim.eps, adamw_mode=decoupled)
     kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[optim.name]
     fused = all(p.is_cuda for group in groups for p in group.params) if optim.fused == "auto" else optim.fused
     return kind(parameters, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=fused or None)

@@ -24,19 +24,25 @@ def restore(job: Job, trains: bool = False) -> tuple[System, TrainConfig, Path]:
     with all that training needs, in training mode."""
     run_dir, path = checkpoints.find(Path(job.ckpt), "ckpt")
     config = trained(run_dir, job.system)
+    system = load(config, path, trains)
+    device = device_of(job.accelerator)
+    log.info("checkpoint %s on %s", path, device)
+    return system.to(device).train(trains), config, path
+
+
+def load(config: TrainConfig, path: Path, trains: bool = False) -> System:
+    """The system of `config` with the weights of the checkpoint `path`, on the CPU."""
     system = build.build_system(config)
     system.trains = trains
     system.configure_model()
     try:
-        system.load_state_dict(load_file(path / checkpoints.WEIGHTS))
+        system.load_state_dict(load_file(checkpoints.weights(path)))
     except RuntimeError as error:
         raise InputError(
             f"ckpt={path}: its weights do not fit system {config.system.module} ({str(error).splitlines()[-1].strip()}); "
             "leave out the system.* keys that change sizes"
         ) from error
-    device = device_of(job.accelerator)
-    log.info("checkpoint %s on %s", path, device)
-    return system.to(device).train(trains), config, path
+    return system
 
 
 def device_of(accelerator: str) -> torch.device:

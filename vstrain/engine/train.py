@@ -16,7 +16,7 @@ from vstrain.config import checkpoints, rundir
 from vstrain.config.problems import InputError
 from vstrain.config.schema import TrainConfig
 from vstrain.data.keyed import draw_key
-from vstrain.engine import build, checkpoint, guards, loggers, precision, rehearsal, strategies
+from vstrain.engine import build, guards, loggers, precision, rehearsal, restore, strategies
 from vstrain.engine.boundary import StepBoundary, save_pictures
 from vstrain.engine.health import watchdog
 from vstrain.engine.health.supply import Supply
@@ -34,7 +34,7 @@ def run(config: TrainConfig, run_dir: Path) -> str:
     share = build.share()
     path, facts = checkpoints.latest(run_dir) or (None, {"step": 0})
     if path:
-        check_has_state(facts, path)
+        check_has_state(path)
     batches = build.Batches(config, run_dir)
     torch.manual_seed(draw_key(config.seed, -1, 0))  # the same weights on every rank
     system = build.build_system(config)
@@ -44,14 +44,14 @@ def run(config: TrainConfig, run_dir: Path) -> str:
         log.info("resuming at step %d from %s", start, path)
     if start < config.trainer.max_steps:
         facts = identity(config, batches)
-        boundary = StepBoundary(config, run_dir, batches, stop, start, facts)
-        trainer = build_trainer(config, run_dir, boundary, start, facts)
+        boundary = StepBoundary(config, run_dir, batches, stop, start, facts, path)
+        trainer = build_trainer(config, run_dir, boundary, start)
         # it would broadcast at every micro-batch whether a signal came, which ranks agree on in ours
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
         loader = batches.train(start * config.data.batch_size, share=share)
         supply = boundary.sentry.supply = Supply(loader, boundary.meter)
         with watchdog.Watchdog(run_dir, boundary.meter, share.rank, share.world, config.guards.timeout):
-            trainer.fit(system, supply, ckpt_path=path, weights_only=True)
+            trainer.fit(system, supply)
         trainer.strategy.barrier()
         if boundary.stopped:
             signal = guards.agreed_signal(stop.raised)
@@ -62,8 +62,11 @@ def run(config: TrainConfig, run_dir: Path) -> str:
         if trainer.global_step != config.trainer.max_steps:
             raise RuntimeError(f"training ended at step {trainer.global_step} of {config.trainer.max_steps}")
         if share.rank == 0 and not rehearsal.callbacks(run_dir):
+            device = trainer.strategy.root_device
+            if strategies.is_sharded(trainer):
+                system = restore.load(config, run_dir / "checkpoints" / checkpoints.name(trainer.global_step))
             with trainer.precision_plugin.val_step_context():
-                report(system.to(trainer.strategy.root_device), batches, run_dir)
+                report(system.to(device), batches, run_dir)
         trainer.strategy.barrier()
     return "finished"
 
@@ -78,8 +81,12 @@ def identity(config: TrainConfig, batches: build.Batches) -> dict[str, str]:
     }
 
 
-def check_has_state(facts: dict, path: Path) -> None:
-    if checkpoints.STATE not in facts["files"]:
+def check_has_state(path: Path) -> None:
+    if (path / "state.pt").is_file():
+        raise InputError(
+            f"{path}: written by an earlier version, which can be used but not trained on; start a new run"
+        )
+    if not checkpoints.files(path, "optimizer"):
         raise InputError(
             f"{path}: adopted weights, without an optimiser to go on with; start a new run that begins from them "
             "(depth: experiment=depth_finetune system.init=RUN_DIR)"
@@ -94,21 +101,22 @@ def check_resumable(facts: dict, batches: build.Batches, path: Path) -> None:
         )
 
 
-def build_trainer(config: TrainConfig, run_dir: Path, boundary: StepBoundary, start: int, facts: dict) -> Trainer:
+def build_trainer(config: TrainConfig, run_dir: Path, boundary: StepBoundary, start: int) -> Trainer:
+    """A trainer that stands at step `start`. The counter is all that Lightning's loops need to know of what went before."""
     share, local = build.share(), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     own_precision = [precision.BFloat16(accelerator_of(config))] if config.trainer.precision == "bf16-true" else []
-    return Trainer(
+    trainer = Trainer(
         accelerator=accelerator_of(config),
         devices=local,
         num_nodes=share.world // local,  # not the configured ones: hosts may have been lost (launcher=torchrun)
-        strategy=strategies.build(config.strategy, share.world),
+        strategy=strategies.build(config, share.world),
         precision={"32": "32-true", "bf16-true": None}.get(config.trainer.precision, config.trainer.precision),
         max_steps=config.trainer.max_steps,
         max_epochs=1,  # one pass over a plan that ends with max_steps: data never stops at an epoch
         accumulate_grad_batches=config.trainer.accumulate,
         logger=loggers.build(config, run_dir, start),
         callbacks=[boundary, *rehearsal.callbacks(run_dir)],
-        plugins=[checkpoint.AtomicCheckpointIO(facts), cluster_environment(), *own_precision],
+        plugins=[cluster_environment(), *own_precision],
         default_root_dir=run_dir,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -116,6 +124,8 @@ def build_trainer(config: TrainConfig, run_dir: Path, boundary: StepBoundary, st
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
     )
+    trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.completed = start
+    return trainer
 
 
 def cluster_environment() -> ClusterEnvironment:

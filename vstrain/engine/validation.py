@@ -31,9 +31,11 @@ def to_device(batch: dict, device: torch.device) -> dict:
 
 
 def validate(
-    system: System, batches, autocast=None, pictures: bool = False
+    system: System, batches, autocast=None, pictures: bool = False, call=None
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """(metric -> mean over all samples of all ranks, pictures of the first batch). `autocast`: a factory of contexts."""
+    """(metric -> mean over all samples of all ranks, pictures of the first batch). `autocast`: a factory of contexts.
+    `call(method, batch)`: how a method of the system is called (vstrain.engine.strategies.caller)."""
+    call = call or (lambda method, batch: getattr(system, method)(batch))
     sums: dict[str, torch.Tensor] = {}
     weight = torch.zeros((), dtype=torch.float64)
     drawn: dict[str, np.ndarray] = {}
@@ -42,8 +44,8 @@ def validate(
             batch = to_device(batch, system.device)
             with autocast() if autocast else torch.no_grad():
                 if pictures and number == 0:
-                    drawn = system.pictures(batch)
-                metrics = system.evaluate(batch)
+                    drawn = call("pictures", batch)
+                metrics = call("evaluate", batch)
             share = batch["weight"].double()
             weight += share.sum().cpu()
             for name, values in metrics.items():

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import yaml
@@ -24,15 +25,24 @@ USAGE = """vstrain [train] experiment=NAME key=value …
   experiment=depth_teacher | story_image | story_motion | multiview_boost | drag_editor, or one of your own (--config-dir)
   scale=demo | small | base | large        the size; demo runs on a laptop's CPU
   data=shards data.train.urls='[DIR/train-*.tar]' data.val.urls='[DIR/val-*.tar]'
-  trainer.max_steps=N trainer.devices=N trainer.precision=32|bf16-mixed optim.lr=X seed=N strategy=auto|single|ddp
+  trainer.max_steps=N trainer.devices=N trainer.precision=32|bf16-mixed optim.lr=X seed=N
+  strategy=auto|single|ddp|fsdp2|hsdp|zero1|zero2|zero3    (docs/strategies.md)
   logger=wandb   run.dir=PATH   site=NAME   launcher=local|slurm|torchrun|kubernetes|skypilot (docs/clusters.md)
   resume=RUN_DIR                           go on with a run, on any number of devices and workers;
-                                           trainer.* callbacks.* guards.* logger.* launcher.* may change;
-                                           launcher=NAME takes it elsewhere
+                                           trainer.* callbacks.* guards.* logger.* launcher.* strategy.* may change;
+                                           launcher=NAME takes it elsewhere, strategy=NAME spreads it otherwise
   -m key=a,b                               one run for every combination"""
 
 READING = ("data.workers", "data.ahead", "data.timeout", "data.max_damaged", "data.cache")  # how, not what
-RESUMABLE = ("trainer.", "callbacks.", "guards.", "logger.", "launcher", *READING)  # what a resumed run may change
+RESUMABLE = (
+    "trainer.",
+    "callbacks.",
+    "guards.",
+    "logger.",
+    "launcher",
+    "strategy",
+    *READING,
+)  # what a resumed run may change
 
 
 def main(argv: list[str]) -> int:
@@ -41,10 +51,23 @@ def main(argv: list[str]) -> int:
         return 0
     if any(word.startswith("resume=") for word in argv):
         return resume(argv)
-    command = Command("train", TrainConfig, argv, embedded.check)
+    command = Command("train", TrainConfig, argv, check)
     if command.flags:
         return with_hydra(command)
     return start(command.config(), replace=True)
+
+
+def check(config: TrainConfig, origin) -> list[Problem]:
+    """What the schema cannot know: the data that the system needs, the packages that the strategy needs."""
+    return [*embedded.check(config, origin), *missing_packages(config, origin)]
+
+
+def missing_packages(config: TrainConfig, origin) -> list[Problem]:
+    name = config.strategy.name
+    if not name.startswith("zero") or find_spec("deepspeed"):
+        return []
+    sentence = f"{name} needs DeepSpeed, which is not installed here; pip install 'vstrain[deepspeed]', or use fsdp2"
+    return [Problem("strategy", sentence, origin("strategy.name"))]
 
 
 def start(config: TrainConfig, replace: bool, made: Callable[[Path], None] = lambda run_dir: None, **queueing) -> int:
@@ -79,23 +102,30 @@ def resume(argv: list[str]) -> int:
     values = rundir.load(run_dir)
     if values.get("verb") != "train":
         raise ConfigError([Problem("resume", f"{run_dir} is a {values.get('verb')} run; only training can be resumed")])
-    for word in [word for word in overrides if word.startswith("launcher=")]:
-        values["launcher"] = launcher_of(word.partition("=")[2])
+    for word in [word for word in overrides if word.startswith(("launcher=", "strategy="))]:
+        group, _, name = word.partition("=")
+        values[group] = shipped(group, name)
         overrides.remove(word)
     merged = OmegaConf.merge(OmegaConf.create(values), OmegaConf.from_dotlist(overrides))
-    config = validate(merged, TrainConfig, lambda path: f"resume of {run_dir}")
+
+    def origin(path: str) -> str:
+        return f"resume of {run_dir}"
+
+    config = validate(merged, TrainConfig, origin)
+    if problems := missing_packages(config, origin):
+        raise ConfigError(problems)
     rundir.write_atomic(run_dir / "resolved.yaml", rundir.dump(config))
     with (run_dir / "resumes.jsonl").open("a") as file:
         file.write(json.dumps(rundir.stamp() | {"overrides": overrides}) + "\n")
     return launch(config, run_dir, replace=True)
 
 
-def launcher_of(name: str) -> dict:
-    """The shipped keys of a launcher, for a run that goes on elsewhere."""
-    file = rundir.CONF / "launcher" / f"{name}.yaml"
+def shipped(group: str, name: str) -> dict:
+    """The keys of `launcher=NAME` or `strategy=NAME`, in place of all that the run had."""
+    file = rundir.CONF / group / f"{name}.yaml"
     if not file.is_file():
         known = [path.stem for path in file.parent.glob("*.yaml")]
-        raise ConfigError([Problem("launcher", f"no choice {name!r}; {nearest(name, known)}", "command line")])
+        raise ConfigError([Problem(group, f"no choice {name!r}; {nearest(name, known)}", "command line")])
     return yaml.safe_load(file.read_text())
 
 

@@ -31,7 +31,7 @@ def places(source, tmp_path) -> dict[str, Path]:
     (run / "resolved.yaml").write_text(
         yaml.safe_dump({"verb": "train", "system": source.config.model_dump(mode="json")})
     )
-    checkpoint.write(step, source.state_dict(), {"optimiser": 1}, {"step": 7})
+    checkpoint.write(step, source.state_dict(), {"step": 7})
     folder = tmp_path / "export"
     export(source, folder)
     official = folder / "depth_anything_v2_metric_tiny.pth"

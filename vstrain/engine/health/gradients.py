@@ -15,8 +15,9 @@ from torch.distributed.tensor import DTensor, Replicate
 TINY = 1e-6  # as in torch.nn.utils.clip_grad_norm_
 
 
-def of(trainer: Trainer, optimizer: torch.optim.Optimizer) -> Gradients:
-    return Gradients(optimizer)
+def of(trainer: Trainer, optimizer: torch.optim.Optimizer) -> Gradients | ZeroGradients:
+    zero = getattr(trainer.strategy, "state", None)
+    return Gradients(optimizer) if zero is None else ZeroGradients(zero.gradients())
 
 
 class Gradients:
@@ -46,6 +47,24 @@ class Gradients:
 
     def _all(self) -> list[Tensor]:
         return [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+
+
+class ZeroGradients:
+    """Where DeepSpeed keeps them: every rank has a part of its own."""
+
+    def __init__(self, tensors: list[Tensor]):
+        self.tensors = tensors
+
+    def norm_squared(self) -> Tensor:
+        return torch.stack(torch._foreach_norm(self.tensors)).double().square().sum()
+
+    def clip(self, largest: float, norm: float) -> None:
+        if norm + TINY > largest:
+            torch._foreach_mul_(self.tensors, largest / (norm + TINY))
+
+    def drop(self) -> None:
+        """For a step that ends the run. DeepSpeed steps all the same; weights at least stay finite."""
+        torch._foreach_zero_(self.tensors)
 
 
 def local(gradient: Tensor) -> Tensor:

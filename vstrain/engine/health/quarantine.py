@@ -15,12 +15,11 @@ import socket
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 
 from vstrain.config import checkpoints, rundir
 from vstrain.config.schema import TrainConfig
-from vstrain.engine.checkpoint import separate, write
+from vstrain.engine.checkpoint import write, write_tensors
 from vstrain.system import System
 
 RECORD = "record.json"
@@ -54,7 +53,7 @@ class Quarantine:
         folder.mkdir(parents=True, exist_ok=True)
         for number, batch in enumerate(self.batches):
             tensors = {name: value.detach().cpu() for name, value in batch.items() if torch.is_tensor(value)}
-            save_file(separate(tensors), folder / f"batch-{number}.safetensors")
+            write_tensors(folder / f"batch-{number}.safetensors", tensors)
             micro[number]["words"] = {name: value for name, value in batch.items() if not torch.is_tensor(value)}
         record = {
             "reason": reason,
@@ -82,7 +81,7 @@ class Quarantine:
                 state[name] = whole.cpu()
         if self.rank == writer:
             counters = {"step": step - 1, "samples_seen": (step - 1) * self.config.data.batch_size}
-            write(self.run_dir / "quarantine" / weights_name(step), state, None, self.facts | counters)
+            write(self.run_dir / "quarantine" / weights_name(step), state, self.facts | counters)
 
     def _checkpoint(self, step: int) -> str | None:
         """The newest checkpoint that was saved before this step."""

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 TIMEOUT = timedelta(minutes=30)
@@ -31,3 +32,10 @@ class FixedBuckets(DDPStrategy):
 def ddp() -> DDPStrategy:
     """gloo on the CPU, NCCL on CUDA. Unused parameters are an error: a system freezes what never gets a gradient."""
     return FixedBuckets(find_unused_parameters=False, gradient_as_bucket_view=True, timeout=TIMEOUT)
+
+
+def contiguous(network: nn.Module) -> None:
+    """Weights in row-major order, as whoever shards them needs them: some are channels_last, and a side of 1 may have any
+    stride."""
+    for parameter in network.parameters():
+        parameter.data = parameter.data.contiguous().view(-1).view(parameter.shape)

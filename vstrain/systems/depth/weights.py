@@ -171,7 +171,7 @@ def _from_run(path: Path, key: str) -> Network:
     prefix = "net."
     state = {
         name.removeprefix(prefix): x
-        for name, x in load_file(checkpoint / checkpoints.WEIGHTS).items()
+        for name, x in load_file(checkpoints.weights(checkpoint)).items()
         if name.startswith(prefix)
     }
     return Network(disk_state(_skeleton(facts), state), facts)

@@ -7,6 +7,8 @@ Nothing is kept on modules, so activation checkpointing may call a block twice.
 
 from __future__ import annotations
 
+from collections import UserDict
+
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention import BasicTransformerBlock
@@ -16,7 +18,12 @@ from torch import Tensor
 from vstrain.config.problems import InputError
 from vstrain.nn.attention import Impl, attention
 
-Bank = dict[str, Tensor]  # block name -> (B, L, C)
+
+class Bank(UserDict[str, Tensor]):
+    """Block name -> (B, L, C). No dict, so that it is handed on as it is and blocks can put things into it: FSDP makes new
+    ones of the dictionaries among a module's arguments."""
+
+
 PointTerms = dict[str, tuple[Tensor, Tensor]]  # block name -> (handle, target), each (B, L, C)
 
 STAGES = ("down_blocks", "mid_block", "up_blocks")  # in the order in which they run

@@ -109,7 +109,7 @@ class AppearanceEncoder(nn.Module):
 
     def forward(self, latent: Tensor, text: Tensor) -> Bank:
         """Clean source latent (B, C, h, w), text (B, L, D) -> the normalised input of every fused block."""
-        bank: Bank = {}
+        bank = Bank()
         clean = torch.zeros(len(latent), dtype=torch.int64, device=latent.device)
         self.unet(latent, clean, text, cross_attention_kwargs={"bank": bank})
         return bank

@@ -13,6 +13,7 @@ from vstrain.diffusion.schedule import NoiseSchedule
 from vstrain.nn.blocks import of_kind
 from vstrain.system import Objective, ParamGroup
 from vstrain.system import System as BaseSystem
+from vstrain.systems.drag.encoder import LastInput
 from vstrain.systems.drag.network import Conditions, DragModel
 from vstrain.systems.drag.objective import denoising_loss, kept, to_unit
 from vstrain.systems.drag.pictures import comparison
@@ -57,7 +58,9 @@ class System(BaseSystem):
         return {"drag": comparison(rows, edited)}
 
     def blocks(self) -> list[nn.Module]:
-        return of_kind(self, ResnetBlock2D, Transformer2DModel, CLIPEncoderLayer)
+        """Without the last one of the encoder, of whose output nothing but the bank is used: gradients do not enter it there."""
+        found = of_kind(self, ResnetBlock2D, Transformer2DModel, CLIPEncoderLayer)
+        return [block for block in found if not any(isinstance(module, LastInput) for module in block.modules())]
 
     def param_groups(self) -> list[ParamGroup]:
         """Norms and biases are not decayed."""

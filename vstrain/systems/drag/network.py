@@ -37,7 +37,7 @@ class Conditions(NamedTuple):
         return Conditions(
             f(*(c.inpaint for c in all_of)),
             f(*(c.tokens for c in all_of)),
-            {name: f(*(c.bank[name] for c in all_of)) for name in self.bank},
+            Bank({name: f(*(c.bank[name] for c in all_of)) for name in self.bank}),
             {name: tuple(f(*(c.points[name][i] for c in all_of)) for i in (0, 1)) for name in self.points},
         )
 
