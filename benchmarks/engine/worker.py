@@ -1,4 +1,4 @@
-"""One process of benchmarks.engine.run: `python -m benchmarks.engine.worker DEVICES NETWORK ROUNDS FOLDER OUT`."""
+"""One process of benchmarks.engine.run: `python -m benchmarks.engine.worker DEVICES NETWORK ROUNDS FOLDER OUT CLOCK`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.engine.run import NETWORKS
-from benchmarks.engine.sides import config_of, measure
+from benchmarks.engine.sides import CLOCKS, Clock, config_of, measure
 
 
-def main(devices: str, network: str, rounds: str, folder: str, out: str) -> None:
+def main(devices: str, network: str, rounds: str, folder: str, out: str, clock: str) -> None:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
+    Clock.now = CLOCKS[clock]
     if int(devices) > 1:
         dist.init_process_group("gloo")
     width, depth, (batch, tokens), steps = NETWORKS[network]
