@@ -249,13 +249,9 @@ class TrainConfig(Strict):
                 f"strategy={self.strategy.name} keeps float32 weights, so trainer.precision=bf16-true saves nothing there; "
                 "use bf16-mixed, or strategy=fsdp2"
             )
-        if self.strategy.name.startswith("zero") and "skip" in (
-            self.guards.non_finite,
-            self.guards.spike and self.guards.spike.action,
-        ):
+        if self.strategy.name == "zero3" and self.guards.weights:
             raise ValueError(
-                f"strategy={self.strategy.name} cannot leave a step out: DeepSpeed has its gradients; use guards with stop or "
-                "warn, or strategy=fsdp2"
+                "guards.weights=true: the weights are not gathered under strategy=zero3; use guards.weights=false"
             )
         keep = self.callbacks.checkpoint
         if keep.best and keep.every % self.callbacks.validation.every:

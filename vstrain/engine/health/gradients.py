@@ -17,7 +17,7 @@ TINY = 1e-6  # as in torch.nn.utils.clip_grad_norm_
 
 def of(trainer: Trainer, optimizer: torch.optim.Optimizer) -> Gradients | ZeroGradients:
     zero = getattr(trainer.strategy, "state", None)
-    return Gradients(optimizer) if zero is None else ZeroGradients(zero.gradients())
+    return Gradients(optimizer) if zero is None else ZeroGradients(zero.gradients(), zero.optimizer)
 
 
 class Gradients:
@@ -52,8 +52,8 @@ class Gradients:
 class ZeroGradients:
     """Where DeepSpeed keeps them: every rank has a part of its own."""
 
-    def __init__(self, tensors: list[Tensor]):
-        self.tensors = tensors
+    def __init__(self, tensors: list[Tensor], optimizer):
+        self.tensors, self.optimizer = tensors, optimizer
 
     def norm_squared(self) -> Tensor:
         return torch.stack(torch._foreach_norm(self.tensors)).double().square().sum()
@@ -63,8 +63,26 @@ class ZeroGradients:
             torch._foreach_mul_(self.tensors, largest / (norm + TINY))
 
     def drop(self) -> None:
-        """For a step that ends the run. DeepSpeed steps all the same; weights at least stay finite."""
-        torch._foreach_zero_(self.tensors)
+        """Have the coming step find an overflow: DeepSpeed then clears its gradients and leaves weights and state as they are."""
+        zero, before = self.optimizer, getattr(self.optimizer, "check_grad_overflow", None)
+        if hasattr(zero, "fp32_partitioned_groups_flat"):  # stage 3
+            self._once("_get_norm_groups", lambda: [torch.tensor(float("inf"))])
+            return
+
+        def overflow(**words) -> None:
+            zero.check_grad_overflow, zero.overflow = before, True
+
+        zero.check_grad_overflow = True
+        self._once("check_overflow", overflow)
+
+    def _once(self, name: str, stand_in) -> None:
+        """`stand_in` for the next call of a method of DeepSpeed's optimiser."""
+
+        def call(*args, **words):
+            delattr(self.optimizer, name)
+            return stand_in(*args, **words)
+
+        setattr(self.optimizer, name, call)
 
 
 def local(gradient: Tensor) -> Tensor:
