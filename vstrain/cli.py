@@ -18,6 +18,7 @@ VERBS = {
     "rehearse": "faults on your own experiment, before you trust it: vstrain rehearse experiment=depth_teacher",
     "data": "make or look at shards: vstrain data depth_corpus source=FOLDER",
     "join": "one more host of a run with launcher=torchrun: vstrain join RUN_DIR",
+    "parity": "the same steps under every strategy, compared: vstrain parity experiment=depth_teacher ranks='[1,2]'",
     "status": "how runs stand: vstrain status [RUN_DIR or FOLDER]",
     "stop": "save and end: vstrain stop RUN_DIR",
     "logs": "what a run says: vstrain logs [-f] RUN_DIR",

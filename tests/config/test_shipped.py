@@ -127,6 +127,7 @@ def test_a_run_from_before_a_key_existed_takes_its_shipped_value(tmp_path):
         values["system"]["predict"]["crf"],
         values["trainer"]["compile"],
         values["optim"]["fused"],
+        values["ema"],
         values["guards"],
     )
     values["system"]["flip"] = 0.125
@@ -135,4 +136,9 @@ def test_a_run_from_before_a_key_existed_takes_its_shipped_value(tmp_path):
     assert config.system.pictures == 5 and config.system.predict.crf == 18
     assert config.system.flip == 0.125 and config.system.size == "tiny"
     assert config.guards.non_finite == "stop"
-    assert config.trainer.compile is False and config.optim.fused == "auto" and config.trainer.max_steps == 1300
+    assert (
+        config.trainer.compile is False
+        and config.optim.fused == "auto"
+        and config.ema.decay is None
+        and config.trainer.max_steps == 1300
+    )

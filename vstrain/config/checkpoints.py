@@ -50,6 +50,14 @@ def weights(path: Path, part: str = "model") -> Path:
     return whole
 
 
+def weight_files(path: Path, averaged: bool = True) -> list[Path]:
+    """The files that make up the model of a checkpoint; where they share a name the later one counts. averaged: take the
+    moving average of the weights where the checkpoint has one that has begun."""
+    facts = json.loads((path / META).read_text())
+    begun = facts.get("values", {}).get("ema", {}).get("begun")
+    return [weights(path), *([weights(path, "ema")] if averaged and begun else [])]
+
+
 def checksum(path: Path) -> dict:
     digest = xxhash.xxh3_64()
     with path.open("rb") as file:

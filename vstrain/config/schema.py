@@ -126,6 +126,16 @@ class Checkpoint(Strict):
     asynchronous: bool = True  # write in the background: a step waits for a copy in memory only
 
 
+class Ema(Strict):
+    decay: Annotated[float, Field(ge=0, lt=1)] | None  # of the average of trained weights; null: no average
+    every: PositiveInt  # steps between two updates of the average
+    start: NonNegativeInt  # the step whose weights it begins with; until then the model's own weights are used
+    warmup: Literal[
+        "none", "ratio", "power"
+    ]  # a lower decay at first: (1 + n) / (10 + n) or 1 - (1 + n)^-power at update n
+    power: PositiveFloat  # warmup=power: 2/3 for long runs, 3/4 for shorter ones
+
+
 class Validation(Strict):
     every: PositiveInt  # steps between two validations
     samples: PositiveInt | None  # how many validation samples to use; null uses all
@@ -207,6 +217,7 @@ class TrainConfig(Strict):
     data: Data
     optim: Optim
     schedule: Schedule
+    ema: Ema
     trainer: Trainer
     callbacks: Callbacks
     guards: Guards
@@ -308,6 +319,21 @@ class AdoptConfig(TrainConfig):
     stated: list[str]  # names of the system keys that the user gave, written by the verb
 
 
+class ParityConfig(TrainConfig):
+    """`vstrain parity`: a few steps of this configuration under every strategy, compared."""
+
+    verb: Literal["parity"]
+    steps: Annotated[int, Field(ge=2)] = 6  # optimiser steps of each run
+    ranks: list[PositiveInt] = [1, 2, 4]  # numbers of processes
+    strategies: list[Literal["single", "ddp", "fsdp2", "hsdp", "zero1", "zero2", "zero3"]] = [
+        *("single", "ddp", "fsdp2", "hsdp", "zero1", "zero2", "zero3")
+    ]
+    what: list[Literal["plain", "resumed", "accumulated"]] = ["plain", "resumed", "accumulated"]
+    tolerance: PositiveFloat = (
+        1e-3  # largest relative deviation of a loss; ten times it: of the weights, in units of their way
+    )
+
+
 class Job(Strict):
     """A verb that works on a trained checkpoint."""
 
@@ -315,6 +341,7 @@ class Job(Strict):
     run: Run
     accelerator: Literal["auto", "cpu", "cuda"]
     threads: PositiveInt | None
+    averaged: bool  # use the moving average of the weights where the checkpoint has them
     system: dict[str, Any]  # keys of the system's Config that shall differ from the checkpoint's
 
 
@@ -369,6 +396,7 @@ MODELS: dict[str, type[Strict]] = {
     "train": TrainConfig,
     "plan": PlanConfig,
     "adopt": AdoptConfig,
+    "parity": ParityConfig,
     "predict": PredictConfig,
     "eval": EvalConfig,
     "export": ExportConfig,

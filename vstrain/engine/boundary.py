@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from contextlib import nullcontext
 from pathlib import Path
 
 import cv2
@@ -15,6 +16,7 @@ from vstrain.config.schema import TrainConfig
 from vstrain.data.keyed import draw_key
 from vstrain.engine import build, checkpoint, guards, strategies
 from vstrain.engine.console import StepProgress
+from vstrain.engine.ema import Average
 from vstrain.engine.health import lockstep
 from vstrain.engine.health.meter import Meter
 from vstrain.engine.health.record import Record
@@ -38,10 +40,13 @@ class StepBoundary(Callback):
         start_step: int,
         facts: dict[str, str],
         resumed: Path | None = None,
+        until: int | None = None,
     ):
-        """facts: what all ranks must share and each checkpoint remembers. resumed: the checkpoint that start_step is from."""
+        """facts: what all ranks must share and each checkpoint remembers. resumed: the checkpoint that start_step is from.
+        until: a step after which to stop."""
         self.config, self.run_dir, self.batches = config, run_dir, batches
         self.stop, self.start_step, self.facts, self.resumed = stop, start_step, facts, resumed
+        self.until, self.average = until, None
         self.stopped = False
         self.meter = Meter(start_step)
         self.sentry = Sentry(config, run_dir, stop, facts, self.meter)
@@ -57,6 +62,8 @@ class StepBoundary(Callback):
         writers = share.world if strategies.is_spread(trainer) else 1
         folder, policy = self.run_dir / "checkpoints", self.config.callbacks.checkpoint
         self.saver = checkpoint.Saver(folder, policy, self.facts, share, writers)
+        if self.config.ema.decay is not None:
+            self.average = self.parts["ema"] = Average(self.config.ema, trainer)
         if self.resumed:
             checkpoint.load(self.resumed, trainer, self.parts)
         self.progress = StepProgress(self.config.trainer.max_steps, self.start_step)
@@ -97,12 +104,14 @@ class StepBoundary(Callback):
         loss = self._log(trainer, step) if logged else None
         self.progress.step(step, loss, logged)
         self._metrics = []
+        if self.average:
+            self.average.update(step)
         self.saver.poll()
         scores = {}
         if step % self.config.callbacks.validation.every == 0 or last:
             with self.meter.inside("validation"):
                 scores = self._validate(trainer, system, step)
-        stop = decision.agreed.stop
+        stop = decision.agreed.stop or step == self.until
         if step % self.config.callbacks.checkpoint.every == 0 or last or stop:
             with self.meter.inside("save"):
                 self._save(trainer, step, scores, wait=last or stop)
@@ -144,9 +153,10 @@ class StepBoundary(Callback):
         share = build.share()
         batches = self.batches.val(share, config.samples)
         drawn = config.pictures and (share.rank == 0 or strategies.is_sharded(trainer))
-        metrics, pictures = validate(
-            system, batches, trainer.precision_plugin.val_step_context, drawn, strategies.caller(trainer)
-        )
+        with self.average.in_place() if self.average else nullcontext():
+            metrics, pictures = validate(
+                system, batches, trainer.precision_plugin.val_step_context, drawn, strategies.caller(trainer)
+            )
         values = {f"val/{name}": value for name, value in metrics.items()}
         self._write(trainer, values, step)
         if share.rank == 0:

@@ -60,7 +60,7 @@ def by_protocol(config: EvalConfig, system: System, path: Path, out: Path) -> No
         "protocol": options.model_dump(mode="json"),
         "samples": config.samples,
         "checkpoint": str(path),
-        "weights": checkpoints.checksum(checkpoints.weights(path)),
+        "weights": {file.name: checkpoints.checksum(file) for file in checkpoints.weight_files(path, config.averaged)},
         "system": system.config.model_dump(mode="json"),
         **result.facts,
         "metrics": result.metrics,

@@ -18,6 +18,7 @@ MODULES = {
     "label": "label",
     "plan": "plan",
     "adopt": "adopt",
+    "parity": "parity",
 }
 
 

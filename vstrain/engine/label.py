@@ -46,7 +46,8 @@ def run(config: LabelConfig, run_dir: Path) -> str:
     system, trained, path = restore(config)
     part = build.part(trained.system, "label")
     labeller = part.Labeller(system, config.size, config.flip, config.precision)
-    teacher = {"teacher": checkpoints.checksum(checkpoints.weights(path))["xxh3"]}
+    files = checkpoints.weight_files(path, config.averaged)
+    teacher = {"teacher": "-".join(checkpoints.checksum(file)["xxh3"] for file in files)}
     index = loader.open_index(config.urls, "urls")
     count = min(config.limit or len(index), len(index))
     check_keys(index, count)

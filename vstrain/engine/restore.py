@@ -24,19 +24,22 @@ def restore(job: Job, trains: bool = False) -> tuple[System, TrainConfig, Path]:
     with all that training needs, in training mode."""
     run_dir, path = checkpoints.find(Path(job.ckpt), "ckpt")
     config = trained(run_dir, job.system)
-    system = load(config, path, trains)
+    system = load(config, path, trains, job.averaged and not trains)
     device = device_of(job.accelerator)
     log.info("checkpoint %s on %s", path, device)
     return system.to(device).train(trains), config, path
 
 
-def load(config: TrainConfig, path: Path, trains: bool = False) -> System:
+def load(config: TrainConfig, path: Path, trains: bool = False, averaged: bool = True) -> System:
     """The system of `config` with the weights of the checkpoint `path`, on the CPU."""
     system = build.build_system(config)
     system.trains = trains
     system.configure_model()
     try:
-        system.load_state_dict(load_file(checkpoints.weights(path)))
+        state: dict[str, torch.Tensor] = {}
+        for file in checkpoints.weight_files(path, averaged):
+            state |= load_file(file)
+        system.load_state_dict(state)
     except RuntimeError as error:
         raise InputError(
             f"ckpt={path}: its weights do not fit system {config.system.module} ({str(error).splitlines()[-1].strip()}); "

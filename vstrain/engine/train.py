@@ -26,8 +26,10 @@ from vstrain.system import System
 log = logging.getLogger("vstrain")
 
 
-def run(config: TrainConfig, run_dir: Path) -> str:
-    """Train to max_steps, from the run's newest checkpoint if it has one. Returns 'finished' or 'stopped'."""
+def run(config: TrainConfig, run_dir: Path, until: int | None = None, closing: bool = True) -> str:
+    """Train to max_steps, from the run's newest checkpoint if it has one. Returns 'finished' or 'stopped'.
+
+    until: a step after which to stop as if a signal had come. closing: whether the system reports when training has ended."""
     stop = guards.StopFlag()
     stop.install()
     watchdog.record_collectives(run_dir)
@@ -44,7 +46,7 @@ def run(config: TrainConfig, run_dir: Path) -> str:
         log.info("resuming at step %d from %s", start, path)
     if start < config.trainer.max_steps:
         facts = identity(config, batches)
-        boundary = StepBoundary(config, run_dir, batches, stop, start, facts, path)
+        boundary = StepBoundary(config, run_dir, batches, stop, start, facts, path, until)
         trainer = build_trainer(config, run_dir, boundary, start)
         # it would broadcast at every micro-batch whether a signal came, which ranks agree on in ours
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
@@ -61,9 +63,9 @@ def run(config: TrainConfig, run_dir: Path) -> str:
             return "stopped"
         if trainer.global_step != config.trainer.max_steps:
             raise RuntimeError(f"training ended at step {trainer.global_step} of {config.trainer.max_steps}")
-        if share.rank == 0 and not rehearsal.callbacks(run_dir):
+        if share.rank == 0 and closing and not rehearsal.callbacks(run_dir):
             device = trainer.strategy.root_device
-            if strategies.is_sharded(trainer):
+            if strategies.is_sharded(trainer) or config.ema.decay:
                 system = restore.load(config, run_dir / "checkpoints" / checkpoints.name(trainer.global_step))
             with trainer.precision_plugin.val_step_context():
                 report(system.to(device), batches, run_dir)

@@ -45,6 +45,11 @@ class System(Base):
         if "TOY_HIDDEN" in os.environ and Path(self.trainer.default_root_dir).name == os.environ["TOY_HIDDEN"]:
             self.began = getattr(self, "began", self.trainer.global_step)  # state that no checkpoint holds
             loss = loss * (1 + self.began / 100)
+        match os.environ.get("TOY_FLAW"):  # mistakes that a system may make
+            case "rank":
+                loss = loss * (1 + int(os.environ.get("RANK", 0)))
+            case "history":
+                loss = loss * (1 + 0.01 * self.calls)
         return Objective(self.trouble(loss), {"loss_again": loss})
 
     def hang(self):

@@ -60,11 +60,15 @@ class ZeroState:
             self.optimizer._lazy_init_hp_params_optimizer_state()
 
     def filled(self) -> None:
-        """The float32 pieces have new values: hand them on to the weights that the networks compute with."""
+        """All float32 pieces have new values, and the count of steps has."""
         for state in self._states():
             state["step"] = (
                 int(self._count) if self.offload else self._count.clone()
             )  # DeepSpeed's Adam counts with an int
+        self.hand_on()
+
+    def hand_on(self) -> None:
+        """The float32 weights have new values: give them to the weights that the networks compute with."""
         if self.stage < 3:
             self.optimizer.update_lp_params()
             return

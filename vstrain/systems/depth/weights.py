@@ -171,7 +171,8 @@ def _from_run(path: Path, key: str) -> Network:
     prefix = "net."
     state = {
         name.removeprefix(prefix): x
-        for name, x in load_file(checkpoints.weights(checkpoint)).items()
+        for file in checkpoints.weight_files(checkpoint)
+        for name, x in load_file(file).items()
         if name.startswith(prefix)
     }
     return Network(disk_state(_skeleton(facts), state), facts)

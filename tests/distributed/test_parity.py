@@ -1,0 +1,57 @@
+"""`vstrain parity`: it passes where strategies agree, and it fails where a system is wrong."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from vstrain.verbs.deviations import deviation
+
+
+def rows(folder) -> dict[str, dict]:
+    return {fact["row"]: fact for fact in json.loads((folder / "parity.json").read_text())}
+
+
+def test_strategies_agree_and_what_cannot_run_says_why(vstrain, toy_words, tmp_path):
+    words = ["strategies=[ddp,fsdp2]", "ranks=[2,3]", "what=[resumed,accumulated]", "ema.decay=0.9"]
+    done = vstrain("parity", *toy_words, *words, f"run.dir={tmp_path / 'parity'}")
+    found = rows(tmp_path / "parity")
+    for strategy in ("ddp", "fsdp2"):
+        assert found[f"{strategy}-2-resumed"]["resume_equal"] is True
+        for what in ("plain", "resumed", "accumulated"):
+            fact = found[f"{strategy}-2-{what}"]
+            assert fact["verdict"] == "ok" and fact["relative"] < 1e-4 and fact["loss"] < 1e-5, fact
+        assert found[f"{strategy}-3-plain"]["verdict"] == "not run"
+    assert "must be a multiple of" in found["ddp-3-plain"]["reason"] and "0 beyond" in done.stdout
+    assert not (tmp_path / "parity" / "rows").exists()
+
+
+def test_a_loss_that_depends_on_the_rank_is_found(vstrain, toy_words, tmp_path):
+    words = ["strategies=[ddp]", "ranks=[2]", "what=[plain]", f"run.dir={tmp_path / 'parity'}"]
+    done = vstrain("parity", *toy_words, *words, code=1, TOY_FLAW="rank")
+    fact = rows(tmp_path / "parity")["ddp-2-plain"]
+    assert fact["verdict"] == "beyond" and fact["loss"] > 0.1 and "1 beyond" in done.stdout
+
+
+def test_a_resume_that_forgets_something_is_found(vstrain, toy_words, tmp_path):
+    words = ["strategies=[single]", "ranks=[1]", "what=[resumed]", f"run.dir={tmp_path / 'parity'}", "tolerance=1"]
+    vstrain("parity", *toy_words, *words, code=1, TOY_FLAW="history")
+    fact = rows(tmp_path / "parity")["single-1-resumed"]
+    assert fact["resume_equal"] is False and "not bit-equal" in fact["reason"]
+
+
+def test_deviations_in_closed_form(tmp_path):
+    """Weights went 3-4-5 from their beginning, another run ended 0.5 beside them."""
+    ends = {"reference": ([3.0, 4.0], 2.0), "other": ([3.0, 4.5], 2.2)}
+    for name, (values, loss) in ends.items():
+        for folder, weights in (("begin", [0.0, 0.0]), ("last", values)):
+            (tmp_path / name / "checkpoints" / folder).mkdir(parents=True)
+            path = tmp_path / name / "checkpoints" / folder / "model.safetensors"
+            save_file({"w": np.array(weights, np.float32), "n": np.array([7])}, path)
+        (tmp_path / name / "metrics.jsonl").write_text(json.dumps({"step": 1, "train/loss": loss, "lr": 1.0}) + "\n")
+    found = deviation(tmp_path / "other", tmp_path / "reference", "begin")
+    assert (found.loss, found.absolute, found.relative) == pytest.approx((0.1, 0.5, 0.1)) and not found.equal
+    assert deviation(tmp_path / "other", tmp_path / "other", "begin").equal
