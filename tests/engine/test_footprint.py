@@ -6,16 +6,22 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import OffloadPolicy
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils.checkpoint import checkpoint
 
 from vstrain.engine.footprint import footprint
+from vstrain.engine.strategies import sharded
 from vstrain.engine.tracking import Tracker
 from vstrain.system import Objective, System
 
@@ -30,6 +36,9 @@ class Small(System):
 
     def build(self):
         self.layers = nn.ModuleList(nn.TransformerEncoderLayer(64, 4, 256, 0.0, batch_first=True) for _ in range(2))
+
+    def blocks(self):
+        return list(self.layers)
 
     def objective(self, batch):
         x = batch["x"]
@@ -96,7 +105,10 @@ def test_weights_that_are_shared_are_counted_once():
 RANKS = """
 import json, sys, torch, torch.distributed as dist
 from pathlib import Path
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import OffloadPolicy
 from tests.engine.test_footprint import Small, allocated
+from vstrain.engine.strategies import sharded
 dist.init_process_group("gloo")
 system = Small("plain")
 system.configure_model()
@@ -112,6 +124,10 @@ class Step(torch.nn.Module):
 
 ddp = torch.nn.parallel.DistributedDataParallel(Step(), gradient_as_bucket_view=True)
 peaks = {"ddp": allocated(system, batch, True, lambda batch, number: ddp(batch))}
+shards = Small("plain")
+shards.configure_model()
+sharded.shard(shards, init_device_mesh("cpu", (2,)), sharded.mixed_precision("32"), OffloadPolicy())
+peaks["fsdp2"] = allocated(shards, batch, True)
 if dist.get_rank() == 0:
     Path(sys.argv[1]).write_text(json.dumps(peaks))
 dist.barrier()
@@ -127,11 +143,34 @@ def test_two_ranks_are_within_thirty_percent(tmp_path):
     done = subprocess.run(line, env=env, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
     real = json.loads(out.read_text())
+    for name, system in (("ddp", on_meta(Small, "plain")), ("fsdp2", on_meta(Small, "plain"))):
+        with pretended(2) if name == "fsdp2" else nullcontext():
+            if name == "fsdp2":
+                shard(system, 2, "32")
+            plan = footprint(system, ITEM, 8, precision="32", keep_gradients=True, granularity=1)
+        assert plan.peak - sum(plan.held.values()) == pytest.approx(real[name], rel=0.3), name
+
+
+def on_meta(kind: type[System], config=None) -> System:
     with torch.device("meta"):
-        system = Small("plain")
+        system = kind(config)
         system.configure_model()
-    plan = footprint(system, ITEM, 8, precision="32", keep_gradients=True, granularity=1)
-    assert plan.peak - sum(plan.held.values()) == pytest.approx(real["ddp"], rel=0.3)
+    return system
+
+
+@contextmanager
+def pretended(world: int):
+    """A process group of which only this rank exists."""
+    dist.init_process_group("fake", rank=0, world_size=world, store=FakeStore())
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def shard(system: System, world: int, precision: str) -> None:
+    mesh = init_device_mesh("cpu", (world,))
+    sharded.shard(system, mesh, sharded.mixed_precision(precision), OffloadPolicy())
 
 
 # ---- the published networks, four samples a rank --------------------------------------------------------------------
@@ -147,6 +186,9 @@ class VitLarge(System):
 
         shape = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
         self.net = Dinov2Model(Dinov2Config(image_size=518, patch_size=14, **shape))
+
+    def blocks(self):
+        return list(self.net.encoder.layer)
 
     def objective(self, batch):
         return Objective(self.net(batch["pixel_values"])[0].float().square().mean(), {})
@@ -204,6 +246,21 @@ def test_published_networks_at_four_samples(kind, held, saved, peak, teraflops):
     assert found.peak / MIB == pytest.approx(held + saved + gradients, rel=5e-3)
     assert found.flops / 1e12 == pytest.approx(teraflops, rel=1e-4)
     assert first_step(kind).peak / MIB == pytest.approx(peak, rel=1e-3)
+
+
+def test_the_vision_transformer_on_512_ranks():
+    """Rank 0 has a 512th of each weight, but all of the position embedding, whose first side is 1: for the messages, it counts
+    512-fold. All blocks are gathered twice in bf16, the rest once, and reduced once in fp32."""
+    system = on_meta(VitLarge)
+    own, position = 304_368_640, 1370 * 1024
+    with pretended(512):
+        shard(system, 512, "bf16-mixed")
+        found = footprint(system, VitLarge.item, 4, precision="bf16-mixed", keep_gradients=True)
+    assert found.held["weights"] == pytest.approx(4 * ((own - position) / 512 + position), rel=0.02)
+    assert found.wire["all-gather"] / MIB == pytest.approx(2531.5, rel=1e-3)
+    assert found.wire["reduce-scatter"] / MIB == pytest.approx(3905.3, rel=1e-3)
+    assert found.at_peak["activations"] / MIB == pytest.approx(6055, rel=0.02)
+    assert found.flops / 1e12 == pytest.approx(12.526, rel=1e-3)
 
 
 def test_flops_of_the_vision_transformer_by_hand():

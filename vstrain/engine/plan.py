@@ -1,7 +1,7 @@
 """`vstrain plan`: what a run would need, counted without weights, data or GPU, and which strategy is the cheapest that fits.
 
-Single and ddp are counted on fake tensors (vstrain.engine.footprint); what the optimiser adds, and ZeRO, is arithmetic on
-that."""
+Single, ddp, fsdp2 and hsdp are counted on fake tensors (vstrain.engine.footprint), the sharded ones in a pretended process
+group; what the optimiser adds, and ZeRO, is arithmetic on that."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
+from torch.distributed.fsdp import OffloadPolicy
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from vstrain.config import rundir
 from vstrain.config.schema import Hardware, PlanConfig
 from vstrain.engine import build, plan_text
 from vstrain.engine.footprint import Footprint, footprint, helpers
+from vstrain.engine.strategies import sharded
 from vstrain.system import System
 
 log = logging.getLogger("vstrain")
@@ -24,6 +28,8 @@ GIB = 2**30
 MOMENTS = 2  # Adam keeps two numbers a trained weight, of its type
 FP32 = 4  # bytes
 SAVE_SECONDS = 120  # between the signal and the end where the launcher does not say: torchrun's agent (vstrain.agent)
+SHARDED = ("fsdp2", "hsdp")
+ORDER = ("single", "ddp", "zero1", "zero2", "hsdp", "fsdp2", "zero3")  # from few messages to many
 LIVE = 1_000_000_000  # weights that ZeRO-3 keeps gathered at most
 
 
@@ -52,20 +58,16 @@ def run(config: PlanConfig, run_dir: Path) -> str:
     data = json.loads((run_dir / "data.json").read_text())
     system = on_meta(config)
     facts = count(system) | lengths(config, data)
-    world = config.world
-    step = footprint(
-        system,
-        data["item"],
-        config.data.batch_size // (world * config.trainer.accumulate),
-        precision=config.trainer.precision,
-        keep_gradients=world > 1 or config.trainer.accumulate > 1,
-        granularity=1 if config.hardware.name == "cpu" else 512,
-    )
+    step = one_step(config, system, data["item"])
     options = candidates(config, facts, step)
+    if chosen_name(config) in SHARDED or not any(option.fits for option in options if option.name == "ddp"):
+        options = sorted(
+            [*options, *sharded_candidates(config, data["item"])], key=lambda option: ORDER.index(option.name)
+        )
     chosen = next(option for option in options if option.name == chosen_name(config))
     cheapest = next((option for option in options if option.fits), None)
     facts |= {
-        "flops_per_step": step.flops * config.trainer.accumulate * world,
+        "flops_per_step": step.flops * config.trainer.accumulate * config.world,
         "strategy": chosen.name,
         "memory": chosen.memory,
         "peak_bytes": chosen.peak,
@@ -82,6 +84,18 @@ def run(config: PlanConfig, run_dir: Path) -> str:
     rundir.write_atomic(run_dir / "plan.json", json.dumps(facts, indent=2))
     log.info("%s", plan_text.table(facts, config))
     return "finished"
+
+
+def one_step(config: PlanConfig, system: System, item: dict) -> Footprint:
+    """Of one micro-batch of a rank."""
+    return footprint(
+        system,
+        item,
+        config.data.batch_size // (config.world * config.trainer.accumulate),
+        precision=config.trainer.precision,
+        keep_gradients=config.world > 1 or config.trainer.accumulate > 1,
+        granularity=1 if config.hardware.name == "cpu" else 512,
+    )
 
 
 def on_meta(config: PlanConfig) -> System:
@@ -133,16 +147,60 @@ def candidates(config: PlanConfig, facts: dict, step: Footprint) -> list[Candida
     """From the cheapest in messages to the dearest."""
     world, trained = config.world, facts["trained_bytes"]
 
-    def candidate(name: str, memory: dict[str, int], sent: float) -> Candidate:
-        sent = int(sent * (world - 1) / world)  # of a ring: each rank keeps its own part
-        inside = config.launcher.nodes == 1
-        return Candidate(name, memory, sent * inside, sent * (not inside), fits(sum(memory.values()), config.hardware))
+    def candidate(name: str, memory: dict[str, int], message: int) -> Candidate:
+        return sending(config, name, memory, ring(message, world))
 
     whole = with_optimiser(step, MOMENTS * trained, scratch(config, trained))
     if world == 1:
         return [candidate("single", whole, 0)]
     reduced = candidate("ddp", whole, 2 * trained)
     return [reduced, *(candidate(f"zero{stage}", *zero(stage, config, facts["trained"], step)) for stage in (1, 2, 3))]
+
+
+def sharded_candidates(config: PlanConfig, item: dict) -> list[Candidate]:
+    """fsdp2 and, on several nodes or where it is chosen, hsdp: counted on rank 0 of a process group that is only pretended."""
+    if config.world == 1:
+        return []
+    group = config.strategy.shard or config.trainer.devices
+    names = ["fsdp2", *(["hsdp"] if config.strategy.name == "hsdp" or 1 < group < config.world else [])]
+    return [sharded_candidate(config, name, group if name == "hsdp" else config.world, item) for name in names]
+
+
+def sharded_candidate(config: PlanConfig, name: str, group: int, item: dict) -> Candidate:
+    strategy = config.strategy.model_copy(update={"name": name, "shard": group if name == "hsdp" else None})
+    dist.init_process_group("fake", rank=0, world_size=config.world, store=FakeStore())
+    try:
+        system = on_meta(config)
+        mesh = sharded.mesh(strategy, "cpu", config.world)
+        sharded.shard(system, mesh, sharded.mixed_precision(config.trainer.precision), OffloadPolicy())
+        step = one_step(config, system, item)
+    finally:
+        dist.destroy_process_group()
+    share = step.held["gradients"]
+    memory = with_optimiser(step, MOMENTS * share, scratch(config, share))
+    inside = ring(step.wire.get("all-gather", 0) + step.wire.get("reduce-scatter", 0), group)
+    across = 2 * ring(step.wire.get("all-reduce", 0), config.world // group)
+    if name == "hsdp" and group <= config.trainer.devices:
+        link, network = inside, across
+        return Candidate(
+            name,
+            memory,
+            link * config.trainer.accumulate,
+            network * config.trainer.accumulate,
+            fits(sum(memory.values()), config.hardware),
+        )
+    return sending(config, name, memory, (inside + across) * config.trainer.accumulate)
+
+
+def ring(message: int, ranks: int) -> int:
+    """Bytes that each of `ranks` sends to gather, or reduce and scatter, a message: it keeps its own part."""
+    return message * (ranks - 1) // ranks
+
+
+def sending(config: PlanConfig, name: str, memory: dict[str, int], sent: int) -> Candidate:
+    """A candidate whose ring goes through all ranks: where there are several nodes, the network is what it waits for."""
+    inside = config.launcher.nodes == 1
+    return Candidate(name, memory, sent * inside, sent * (not inside), fits(sum(memory.values()), config.hardware))
 
 
 def with_optimiser(step: Footprint, state: int, scratch: int) -> dict[str, int]:

@@ -110,4 +110,7 @@ def span(low: float, high: float) -> str:
         ((unit, size) for unit, size in (("days", 86400), ("h", 3600), ("min", 60), ("s", 1)) if high >= 2 * size),
         ("ms", 1e-3),
     )
-    return f"{low / size:.3g}-{high / size:.3g} {unit}"
+    return (
+        "-".join(f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in (low / size, high / size))
+        + f" {unit}"
+    )

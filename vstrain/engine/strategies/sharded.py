@@ -16,7 +16,7 @@ from torch.distributed.fsdp import (
 )
 
 from vstrain.config.problems import InputError
-from vstrain.config.schema import TrainConfig
+from vstrain.config.schema import Strategy, TrainConfig
 from vstrain.engine.strategies.data_parallel import TIMEOUT, contiguous
 from vstrain.nn.frozen import Frozen
 from vstrain.system import System
@@ -50,14 +50,10 @@ class Sharded(ModelParallelStrategy):
                 "strategy.offload=true moves weights from the GPU to the host, but this run is on the CPU; leave it out"
             )
         self.model.to(device)
-        # with autocast, which computes in bf16, weights may as well be gathered in bf16: half the bytes on the wire
-        half = torch.bfloat16 if self.config.trainer.precision == "bf16-mixed" else None
         shard(
             self.model,
-            self.mesh(),
-            MixedPrecisionPolicy(
-                param_dtype=half, reduce_dtype=torch.float32 if half else None, cast_forward_inputs=False
-            ),
+            mesh(self.config.strategy, device.type, self.world),
+            mixed_precision(self.config.trainer.precision),
             CPUOffloadPolicy(pin_memory=True) if self.config.strategy.offload else OffloadPolicy(),
         )
         super().setup(trainer)
@@ -65,11 +61,19 @@ class Sharded(ModelParallelStrategy):
     def model_to_device(self) -> None:
         """`setup` moved everything before it was sharded; what is offloaded stays on the host."""
 
-    def mesh(self) -> DeviceMesh:
-        kind, group = self.root_device.type, self.config.strategy.shard
-        if self.config.strategy.name == "fsdp2":
-            return init_device_mesh(kind, (self.world,), mesh_dim_names=("shard",))
-        return init_device_mesh(kind, (self.world // group, group), mesh_dim_names=("replicate", "shard"))
+
+def mesh(strategy: Strategy, device: str, world: int) -> DeviceMesh:
+    if strategy.name == "fsdp2":
+        return init_device_mesh(device, (world,), mesh_dim_names=("shard",))
+    return init_device_mesh(device, (world // strategy.shard, strategy.shard), mesh_dim_names=("replicate", "shard"))
+
+
+def mixed_precision(precision: str) -> MixedPrecisionPolicy:
+    """With autocast, which computes in bf16, weights may as well be gathered in bf16: half the bytes on the wire."""
+    half = torch.bfloat16 if precision == "bf16-mixed" else None
+    return MixedPrecisionPolicy(
+        param_dtype=half, reduce_dtype=torch.float32 if half else None, cast_forward_inputs=False
+    )
 
 
 def shard(system: System, mesh: DeviceMesh, policy: MixedPrecisionPolicy, offload: OffloadPolicy) -> None:
