@@ -44,7 +44,9 @@ def run(config: TrainConfig, run_dir: Path, until: int | None = None, closing: b
     if path:
         check_resumable(facts, batches, path)
         log.info("resuming at step %d from %s", start, path)
-    if start < config.trainer.max_steps:
+    if start >= config.trainer.max_steps:
+        log.info("nothing to train: step %d of trainer.max_steps=%d", start, config.trainer.max_steps)
+    else:
         facts = identity(config, batches)
         boundary = StepBoundary(config, run_dir, batches, stop, start, facts, path, until)
         trainer = build_trainer(config, run_dir, boundary, start)
