@@ -94,7 +94,8 @@ def samples(run_dir: Path) -> tuple[dict[int, list[int]], int]:
 def curve(run_dir: Path) -> dict[int, dict[str, float]]:
     """step -> its train/… numbers; a step that stands there twice has the list of both, which equals nothing."""
     found: dict[int, dict] = {}
-    for line in (run_dir / "metrics.jsonl").read_text().splitlines():
+    path = run_dir / "metrics.jsonl"
+    for line in (path.read_text() if path.is_file() else "").splitlines():
         row = json.loads(line)
         values = {name: value for name, value in row.items() if name.startswith("train/")}
         if values:
