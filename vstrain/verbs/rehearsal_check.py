@@ -137,7 +137,7 @@ def difference(first: Path, second: Path) -> float:
     """Length of the difference of two checkpoints' weights over the length of the first."""
     from safetensors.numpy import load_file
 
-    a, b = (load_file(path / checkpoints.WEIGHTS) for path in (first, second))
+    a, b = (load_file(checkpoints.weights(path)) for path in (first, second))
     if a.keys() != b.keys():
         return float("inf")
     apart = sum(float(np.square(a[name].astype(np.float64) - b[name]).sum()) for name in a)
