@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint unit s3 ray onnx slurm clean
+.PHONY: demo test lint unit s3 ray onnx deepspeed slurm clean
 
 demo: $(VENV)/installed
 	$(BIN)/vstrain experiment=depth_teacher
@@ -41,6 +41,10 @@ ray: | $(VENV)/installed
 # ONNX, for the tests of exported graphs; skipped without it
 onnx: | $(VENV)/installed
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[onnx]'
+
+# DeepSpeed, for the tests of the ZeRO strategies; skipped without it
+deepspeed: | $(VENV)/installed
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[deepspeed]'
 
 # SLURM and the plug-ins of its sweeps, for the tests on a cluster of pretend nodes; where it cannot be installed, they are
 # skipped. policy-rc.d keeps the packages' own services from starting.
