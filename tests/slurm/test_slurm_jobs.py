@@ -34,7 +34,7 @@ def test_what_was_queued_is_what_runs_also_after_a_requeue(cluster, undisturbed,
         (plugin / "toy" / "module.py").write_text("raise SystemExit('edited after submission')\n")
     finally:
         cluster.slurm("scontrol", "update", "partition=main", "state=up")
-    until(lambda: step(run) >= 6, 60, lambda: cluster.story(run))
+    until(lambda: step(run) >= 6, 180, lambda: cluster.story(run))
     cluster.slurm("scontrol", "requeue", job)
     state = cluster.ended(run, job)
     assert state["status"] == "finished", cluster.story(run)
@@ -45,7 +45,7 @@ def test_what_was_queued_is_what_runs_also_after_a_requeue(cluster, undisturbed,
 def test_a_lost_node_is_waited_for_and_the_run_goes_on(cluster, undisturbed, tmp_path):
     run = tmp_path / "run"
     job = cluster.submit(run, TOY_PAUSE="0.3")
-    until(lambda: step(run) >= 6, 60, lambda: cluster.story(run))
+    until(lambda: step(run) >= 6, 180, lambda: cluster.story(run))
     cluster.testbed("crash", "n2", "--now")
     cluster.testbed("restore", "n2")
     state = cluster.ended(run, job)
@@ -64,7 +64,7 @@ def test_an_exception_is_a_failure_and_a_stop_is_not_undone(cluster, tmp_path):
         waiting: cluster.submit(waiting, *alone, "launcher.extra=['--begin=now+1hour']"),
     }
     cluster.vstrain(tmp_path, "stop", waiting)
-    until(lambda: step(endless) >= 3, 60, lambda: cluster.story(endless))
+    until(lambda: step(endless) >= 3, 180, lambda: cluster.story(endless))
     assert f"job {jobs[endless]} RUNNING" in cluster.vstrain(tmp_path, "status", endless).stdout
     cluster.vstrain(tmp_path, "stop", endless)
     states = {run: cluster.ended(run, job) for run, job in jobs.items()}
@@ -77,7 +77,7 @@ def test_an_exception_is_a_failure_and_a_stop_is_not_undone(cluster, tmp_path):
     assert "ArithmeticError: the toy is broken" in cluster.vstrain(tmp_path, "logs", "-f", broken).stdout
     assert "nodes are taken" not in cluster.vstrain(tmp_path, "logs", endless).stdout
     ending = ["sacct", "-nXo", "exitcode", "-j", jobs[broken]]  # its record may come some seconds later
-    until(lambda: cluster.slurm(*ending).strip() == "1:0", 20, lambda: cluster.slurm(*ending))
+    until(lambda: cluster.slurm(*ending).strip() == "1:0", 60, lambda: cluster.slurm(*ending))
 
 
 def test_a_sweep_is_queued_at_once_and_keeps_to_its_limit(cluster, tmp_path):
