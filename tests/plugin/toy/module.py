@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from vstrain.data import keyed
-from vstrain.system import Objective
+from vstrain.system import Objective, ParamGroup
 from vstrain.system import System as Base
 
 
@@ -24,6 +24,10 @@ class System(Base):
 
     def blocks(self):
         return [self.network[0], self.network[3]]
+
+    def param_groups(self):
+        first, last = (list(self.network[at].parameters()) for at in (0, 3))
+        return [ParamGroup("first", first), ParamGroup("last", last, lr_scale=0.5)]
 
     def residual(self, batch, noise=0.0):
         image = batch["image"].permute(0, 3, 1, 2).float() / 255

@@ -31,6 +31,8 @@ class ZeroState:
 
     def pieces(self) -> dict[str, dict[str, Piece]]:
         model, moments = {}, {}
+        if any(self._states()):
+            self._link()
         self._count.fill_(max((float(state["step"]) for state in self._states() if "step" in state), default=0.0))
         for name, value in self.system.state_dict(keep_vars=True).items():
             if not isinstance(value, torch.nn.Parameter):
@@ -55,6 +57,10 @@ class ZeroState:
             self.optimizer.optimizer.state[flat] = {key: torch.zeros_like(flat) for key in MOMENTS} | {
                 "step": torch.zeros(())
             }
+        self._link()
+
+    def _link(self) -> None:
+        """Tell the weights where their moments are. DeepSpeed does so when the first group has stepped, for that one alone."""
         if self.stage < 3:
             self.optimizer._hp_optimizer_states_linked = False
             self.optimizer._lazy_init_hp_params_optimizer_state()
