@@ -103,6 +103,7 @@ def test_faults_are_survived_and_state_that_no_checkpoint_holds_is_found(vstrain
     found = json.loads((play / "rehearsal.json").read_text())
     ranks, save = found["faults"]
     assert ranks["passed"] and ranks["samples"] and ranks["redone"] == 0 and ranks["curve"] != "differs"
-    assert save["survived"] and save["samples"] and save["redone"] == 4
+    # the save is killed in the background, while training goes on
+    assert save["survived"] and save["samples"] and save["redone"] >= 4
     assert not save["passed"] and (save["curve"], save["weights"]) == ("differs", "differs")
     assert not found["passed"] and "1 of 2 faults survived" in done.stdout and found["versions"]["torch"]
