@@ -62,7 +62,7 @@ def test_a_whole_run_leaves_its_numbers_and_what_pins_them(tmp_path, run_of, cap
     assert engine.run(configured(*words, f"output={out}"), out) == "finished"
     facts = json.loads((out / "results.json").read_text())
     assert facts["protocol"]["cap"] == 80 and facts["protocol"]["crop"] == "garg" and facts["version"] == 1
-    assert facts["images"] == 3 and facts["weights"]["xxh3"] and facts["system"]["size"] == "tiny"
+    assert facts["images"] == 3 and facts["weights"]["model.safetensors"]["xxh3"] and facts["system"]["size"] == "tiny"
     assert facts["warnings"] == ["3 images, published scores are over 652: do not compare"]
     rows = list(csv.DictReader((out / "images.csv").open()))
     assert len(rows) == 3
