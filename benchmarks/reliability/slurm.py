@@ -78,7 +78,7 @@ FAULTS: dict[str, tuple[Callable, list[str], dict[str, str]]] = {
     "scontrol requeue": (requeue, [], SLOW),
     "preempted by an urgent job": (preempted, [], SLOW),
     "warning (USR1)": (warned, [], SLOW),
-    "time limit": (time_limit, ["launcher.time=0:02:00", "launcher.lead=60"], {"TOY_PAUSE": "4"}),
+    "time limit": (time_limit, ["launcher.time=0:02:00", "launcher.lead=60"], {"TOY_PAUSE": "3"}),
     "all ranks killed": (killed_rank, [], SLOW),
     "node crashed": (crash, [], SLOW),
     "node crashed, noticed late": (crash_unnoticed, [], SLOW),
@@ -102,9 +102,9 @@ def suffer(cluster: Cluster, name: str, run: Path, undisturbed: Path) -> str:
     begun = time.monotonic()
     job = cluster.submit(run, *words, **env)
     try:
-        until(lambda: step(run) >= 6, 90, lambda: cluster.story(run))
+        until(lambda: step(run) >= 6, 300, lambda: cluster.story(run))
         fault(cluster, job, run)
-        state = cluster.ended(run, job, 240)
+        state = cluster.ended(run, job, 900)
     finally:
         cluster.slurm("scancel", job)
     starts = (run / "starts.jsonl").read_text().splitlines()
