@@ -69,7 +69,7 @@ def test_a_resume_on_other_ranks_and_workers_goes_on_at_the_exact_sample(vstrain
     losses = [{m["step"]: m["train/loss"] for m in metrics(run) if "train/loss" in m} for run in (undisturbed, elastic)]
     assert losses[0].keys() == losses[1].keys()
     late = [abs(losses[0][step] - losses[0][step + 1]) for step in range(6, 12)]
-    assert min(late) > 1e-4
+    assert min(late) > 2e-5  # ten times what the comparison allows
     for step, loss in losses[0].items():
         assert losses[1][step] == pytest.approx(loss, rel=1e-5, abs=1e-6), step
 
