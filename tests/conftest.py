@@ -19,13 +19,13 @@ def depth_shards(tmp_path_factory) -> Path:
     return write_depth_shards(tmp_path_factory.mktemp("depth_shards"))
 
 
-def write_depth_shards(folder: Path) -> Path:
-    """train-*.tar (22 samples in 3 shards) and val-*.tar (7 samples), 16 x 16."""
+def write_depth_shards(folder: Path, train: int = 22, val: int = 7, max_count: int = 9) -> Path:
+    """train-*.tar and val-*.tar, of so many samples 16 x 16, at most `max_count` of them in one shard."""
     from vstrain.data.writer import ShardWriter
 
     rng = np.random.default_rng(0)
-    for split, count in (("train", 22), ("val", 7)):
-        with ShardWriter(folder, split, "depth", max_count=9) as writer:
+    for split, count in (("train", train), ("val", val)):
+        with ShardWriter(folder, split, "depth", max_count=max_count) as writer:
             for n in range(count):
                 image = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
                 depth = (1 + image.mean(2) / 64).astype(np.float32)

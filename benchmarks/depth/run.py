@@ -29,14 +29,13 @@ from vstrain.data.index import Index
 from vstrain.data.keyed import draw_key
 from vstrain.data.reader import Reader
 from vstrain.data.writer import ShardWriter
-from vstrain.engine import build, label, train
+from vstrain.engine import build, hardware, label, train
 from vstrain.engine.boundary import StepBoundary
 from vstrain.engine.guards import StopFlag
 from vstrain.systems.depth.label import Labeller
 from vstrain.verbs import embedded
 
 PAGE = Path(__file__).parents[2] / "docs" / "depth.md"
-PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bf16 FLOP/s, by name
 
 
 def config_of(folder: Path, *words: str) -> TrainConfig:
@@ -202,7 +201,7 @@ def gpu(report: Report) -> None:
     from vstrain.systems.depth.objective import depth_loss
 
     device, batch, side = torch.device("cuda"), 16, 518
-    peak = next((value for name, value in PEAK.items() if name in torch.cuda.get_device_name()), None)
+    peak = hardware.peak(torch.cuda.get_device_name(), half=True)
     pictures = torch.randn(batch, 3, side, side, device=device)
     target, valid = (
         torch.rand(batch, side, side, device=device),

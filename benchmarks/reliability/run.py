@@ -25,6 +25,7 @@ sys.path[:0] = [str(ROOT), str(PLUGIN)]
 os.environ |= {"OMP_NUM_THREADS": "1", "VSTRAIN_CONF": str(PLUGIN / "conf")}
 
 from benchmarks.report import Report  # noqa: E402
+from tests.conftest import write_depth_shards  # noqa: E402
 from vstrain.config import checkpoints, rehearsal, rundir  # noqa: E402
 from vstrain.config.command import Command  # noqa: E402
 from vstrain.config.compose import CONF  # noqa: E402
@@ -51,7 +52,8 @@ def main() -> int:
     import vstrain.engine.train  # noqa: F401  before any rank is forked
 
     folder, report, rows = Path(tempfile.mkdtemp(prefix="reliability-")), Report(), []
-    data = shards(folder / "data")
+    shards = write_depth_shards(folder / "data", train=64, val=4, max_count=20)
+    data = [f"data.train.urls=[{shards}/train-*.tar]", f"data.val.urls=[{shards}/val-*.tar]"]
     started = time.monotonic()
     for number, name in enumerate(strategies):
         wanted = given.faults // len(strategies) + (number < given.faults % len(strategies))
@@ -72,24 +74,6 @@ def main() -> int:
     else:
         print(f"the runs are kept in {folder}")
     return int(survived != struck)
-
-
-def shards(folder: Path) -> list[str]:
-    """Words that name a tiny depth data set, made here."""
-    import numpy as np
-
-    from vstrain.data.writer import ShardWriter
-
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 64), ("val", 4)):
-        with ShardWriter(folder, split, "depth", max_count=20) as writer:
-            for n in range(count):
-                image = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-                depth = (1 + image.mean(2) / 64).astype(np.float32)
-                writer.write(
-                    {"__key__": f"{split}{n:03d}", "png": image, "depth.pco": depth, "json": {"unit": "depth"}}
-                )
-    return [f"data.train.urls=[{folder}/train-*.tar]", f"data.val.urls=[{folder}/val-*.tar]"]
 
 
 class Faults:

@@ -13,6 +13,7 @@ import xxhash
 from vstrain.config import checkpoints, tensorfiles
 from vstrain.config.problems import InputError
 from vstrain.config.schema import Checkpoint
+from vstrain.data.atomic import sync_folder
 from vstrain.engine.checkpoint.pieces import DTYPES, Piece, piece
 
 
@@ -68,10 +69,10 @@ def commit(path: Path, facts: dict) -> None:
         json.dump(facts, file, indent=2)
         file.flush()
         os.fsync(file.fileno())
-    sync(folder)
+    sync_folder(folder)
     shutil.rmtree(path, ignore_errors=True)
     folder.rename(path)
-    sync(path.parent)
+    sync_folder(path.parent)
 
 
 def point_last(path: Path) -> None:
@@ -79,7 +80,7 @@ def point_last(path: Path) -> None:
     link.unlink(missing_ok=True)
     link.symlink_to(path.name)
     link.replace(path.with_name("last"))
-    sync(path.parent)
+    sync_folder(path.parent)
 
 
 def prune(newest: Path, policy: Checkpoint) -> None:
@@ -103,14 +104,6 @@ def clear(folder: Path) -> None:
     """What a process that was killed while writing has left."""
     for path in folder.glob(".step-*.tmp"):
         shutil.rmtree(path, ignore_errors=True)
-
-
-def sync(path: Path) -> None:
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
 
 
 def failure(path: Path, reason: str) -> str:
