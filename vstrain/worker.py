@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import logging
 import os
+import signal
 import socket
 import sys
 import time
@@ -30,6 +31,10 @@ def main(run_dir: Path) -> int:
     launcher = values["launcher"] if values["verb"] == "train" else {}  # other verbs work where they are called
     if launcher.get("via") == "srun":
         os.environ.update(ranks.from_slurm(os.environ))
+    if launcher.get("name") == "torchrun" and (state := rundir.state(run_dir))["status"] == "failed":
+        print(f"{run_dir}: has failed: {state.get('error')}", file=sys.stderr)
+        os.kill(os.getppid(), signal.SIGTERM)  # the agent has started the workers again, which would fail again
+        return FAILED
     rank, began = int(os.environ.get("RANK", 0)), time.time()
     config = validate(values, MODELS[values["verb"]])
     note = rundir.set_state if rank == 0 else lambda *args, **fields: None
@@ -70,11 +75,10 @@ def main(run_dir: Path) -> int:
 
 def peer_lost(error: BaseException) -> bool:
     """A broken connection to another process of the run: that one has the reason, or had no time to give one."""
-    text = str(error)
-    return isinstance(error, RuntimeError) and any(
-        sign in text
-        for sign in ("onnection closed by peer", "onnection reset by peer", "NCCL remote error", "roken pipe")
-    )
+    from torch.distributed import DistError
+
+    signs = ("onnection closed by peer", "onnection reset by peer", "NCCL remote error", "roken pipe", "imed out waiting")
+    return isinstance(error, DistError) or (isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs))
 
 
 def next_step(config: Strict, status: str, run_dir: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -212,3 +213,14 @@ def test_join_says_what_it_cannot_join(vstrain, tmp_path):
     assert "not a run directory" in vstrain("join", tmp_path, code=2).stderr
     (tmp_path / "resolved.yaml").write_text("launcher: {name: local}\n")
     assert "only a run with launcher=torchrun can be joined" in vstrain("join", tmp_path, code=2).stderr
+
+
+def test_workers_that_raised_are_not_started_again_and_again(toy_words, vstrain, tmp_path):
+    """The agent knows only that they ended; ten restarts would train up to the same mistake ten times."""
+    words = [*toy_words, "trainer.accelerator=cpu", "trainer.devices=2", "launcher=torchrun", "launcher.nodes=1"]
+    done = vstrain(*words, f"run.dir={tmp_path / 'run'}", code=1, TOY_RAISE_AT="3")
+    state = json.loads((tmp_path / "run" / "state.json").read_text())
+    assert (state["status"], state["error"]) == ("failed", "ArithmeticError: the toy is broken")
+    assert len((tmp_path / "run" / "starts.jsonl").read_text().splitlines()) == 1, done.stderr
+    vstrain("resume=" + str(tmp_path / "run"))
+    assert json.loads((tmp_path / "run" / "state.json").read_text())["status"] == "finished"

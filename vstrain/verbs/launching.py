@@ -84,6 +84,7 @@ def first_host(config: TrainConfig, run_dir: Path) -> int:
             file=sys.stderr,
             flush=True,
         )
+    rundir.set_state(run_dir, "starting")  # workers that an agent starts again take `failed` for the end
     return local.start(run_dir, config.trainer.devices, replace=False, agent=True)
 
 
