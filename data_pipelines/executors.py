@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import field_validator
 
 from vstrain.config.problems import InputError
-from vstrain.config.schema import PositiveInt, Strict
+from vstrain.config.strict import PositiveInt, Strict
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 

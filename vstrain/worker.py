@@ -17,8 +17,9 @@ from pathlib import Path
 from launch import ranks, starts
 from vstrain.config import rundir
 from vstrain.config.problems import InputError
-from vstrain.config.schema import MODELS, Strict
+from vstrain.config.strict import Strict
 from vstrain.config.validate import validate
+from vstrain.config.verbs import MODELS
 
 OK, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 75
 log = logging.getLogger("vstrain")
@@ -77,8 +78,16 @@ def peer_lost(error: BaseException) -> bool:
     """A broken connection to another process of the run: that one has the reason, or had no time to give one."""
     from torch.distributed import DistError
 
-    signs = ("onnection closed by peer", "onnection reset by peer", "NCCL remote error", "roken pipe", "imed out waiting")
-    return isinstance(error, DistError) or (isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs))
+    signs = (
+        "onnection closed by peer",
+        "onnection reset by peer",
+        "NCCL remote error",
+        "roken pipe",
+        "imed out waiting",
+    )
+    return isinstance(error, DistError) or (
+        isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
+    )
 
 
 def next_step(config: Strict, status: str, run_dir: Path) -> str:

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from data_pipelines.executors import Execution
 from vstrain.config.problems import nearest
-from vstrain.config.schema import NonNegativeInt, PositiveInt
+from vstrain.config.strict import NonNegativeInt, PositiveInt
 from vstrain.data.kinds import KINDS
 
 

@@ -11,7 +11,7 @@ from data_pipelines.depth_corpus.layouts.layout import Rules
 from data_pipelines.depth_corpus.layouts.table import LAYOUTS, OWN, OWN_RULES
 from data_pipelines.executors import Execution
 from vstrain.config.problems import nearest
-from vstrain.config.schema import NonNegativeInt, PositiveFloat, PositiveInt, Probability
+from vstrain.config.strict import NonNegativeInt, PositiveFloat, PositiveInt, Probability
 
 RULES = ("unit", "depth_scale", "look", "mask_valid", "mask_above", "sky_values", "sky_far", "focal")  # keys of Rules
 

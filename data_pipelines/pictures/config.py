@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from data_pipelines.executors import Execution
 from data_pipelines.pictures.sets import SETS
 from vstrain.config.problems import nearest
-from vstrain.config.schema import NonNegativeInt, PositiveInt
+from vstrain.config.strict import NonNegativeInt, PositiveInt
 
 
 class Config(Execution):

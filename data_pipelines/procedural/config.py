@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from vstrain.config.schema import NonNegativeInt, PositiveInt, Strict
+from vstrain.config.strict import NonNegativeInt, PositiveInt, Strict
 
 Size = Annotated[int, Field(ge=16, le=2048)]
 

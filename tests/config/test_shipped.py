@@ -10,8 +10,9 @@ from vstrain.config import rundir
 from vstrain.config.command import Command
 from vstrain.config.compose import CONF
 from vstrain.config.problems import ConfigError
-from vstrain.config.schema import MODELS, TrainConfig
+from vstrain.config.schema import TrainConfig
 from vstrain.config.validate import validate
+from vstrain.config.verbs import MODELS
 from vstrain.engine import build
 from vstrain.verbs import embedded
 

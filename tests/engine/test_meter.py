@@ -85,6 +85,7 @@ def test_flops_of_a_linear_layer_and_the_peak_of_a_device():
     assert meter.speed(None, 8, 4.0, 2, cpu, True) == {}
     assert hardware.peak("NVIDIA H100 80GB HBM3", True) == 989e12 and hardware.peak("NVIDIA H100 PCIe", True) == 756e12
     assert hardware.peak("NVIDIA A100-SXM4-80GB", False) == 19.5e12 and hardware.peak("Pocket calculator", True) is None
+    assert hardware.peak("NVIDIA L4", True) == 121e12 and hardware.peak("NVIDIA L40S", True) == 362e12
     assert cuda.type == "cuda"
 
 

@@ -11,19 +11,25 @@ from tests.config.test_shipped import EXPERIMENTS, compose, words
 from tests.conftest import PLUGIN, command
 from vstrain.config.command import Command
 from vstrain.config.problems import ConfigError, InputError
-from vstrain.config.schema import PlanConfig
+from vstrain.config.rundir import CONF
+from vstrain.config.verbs import PlanConfig
 from vstrain.engine import plan
 from vstrain.verbs import embedded, launching
 from vstrain.verbs.plan import data_facts, verdict, with_hardware
 
 
 def test_the_plug_ins_plan_equals_the_count_by_hand(vstrain, toy_words, tmp_path):
-    done = vstrain("plan", *toy_words, "trainer.devices=2", "hardware=cpu", f"run.dir={tmp_path / 'plan'}")
+    done = vstrain(
+        "plan", *toy_words, "trainer.devices=2", "ema.decay=0.9", "hardware=cpu", f"run.dir={tmp_path / 'plan'}"
+    )
     facts = json.loads((tmp_path / "plan" / "plan.json").read_text())
     parameters = (3 * 4 * 9 + 4) + (4 + 1)
     assert facts["parameters"] == facts["trained"] == parameters
     assert facts["memory"]["weights"] == facts["memory"]["gradients"] == 4 * parameters
-    assert facts["memory"]["optimiser"] == 8 * parameters and facts["checkpoint_bytes"] == 12 * parameters
+    assert facts["memory"]["optimiser"] == 8 * parameters and facts["memory"]["average"] == 4 * parameters
+    assert facts["checkpoint_bytes"] == (4 + 8 + 4) * parameters
+    shares = {option["name"]: option["memory"]["average"] for option in facts["strategies"]}
+    assert shares == {"ddp": 4 * parameters} | {f"zero{stage}": 4 * parameters // 2 for stage in (1, 2, 3)}
     assert facts["memory"]["inputs"] == 2 * (16 * 16 * 3 + 16 * 16 * 4 + 8 + 4)  # two of the four samples of a step
     assert (
         facts["strategy"] == "ddp" and facts["wire_bytes_per_step"] == 4 * parameters
@@ -47,11 +53,14 @@ def test_what_does_not_fit_is_said_with_what_would(vstrain, toy_words, tmp_path,
     small = ["hardware=cpu", "hardware.reserve=0", "hardware.write=1e-12", f"hardware.memory={10 / 2**20}"]
     done = vstrain("plan", *toy_words, "trainer.devices=2", *small, f"run.dir={tmp_path / 'plan'}")
     facts = json.loads((tmp_path / "plan" / "plan.json").read_text())
-    assert not facts["fits"] and facts["cheapest"] is None
+    assert not facts["fits"] and facts["cheapest"] is None and facts["memory"]["average"] == 0
     assert facts["peak_bytes"] > 10 * 2**10 / 1.1
     assert "cut the 2 samples of a micro-batch" in done.stderr and "TOO LATE" in done.stderr
     config = compose(*toy_words, "trainer.devices=2")
     assert verdict(config, tmp_path / "in-8-gib", "cpu") == (True, "fits: needs 1.0 of 8 GiB with margin and reserve")
+    own = tmp_path / "own.yaml"
+    own.write_text((CONF / "hardware" / "cpu.yaml").read_text().replace("memory: 8.0", "memory: 16.0"))
+    assert "1.0 of 16 GiB" in verdict(config, tmp_path / "in-16-gib", str(own))[1]
     with pytest.raises(ConfigError, match="did you mean a100_40"):
         verdict(config, tmp_path / "nowhere", "a100_4")
     refused = vstrain("plan", *toy_words, "hardware=abacus", code=2)

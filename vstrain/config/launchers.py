@@ -74,9 +74,8 @@ class Slurm(Strict):
     concurrent: PositiveInt | None  # jobs of a sweep that run at the same time; null: as many as the cluster lets
     wait: bool  # stay until the job has ended: for samplers that need its result (hydra/sweeper=optuna)
     extra: list[str]  # further options of sbatch, as they stand after #SBATCH
-    hardware: (
-        Word | None
-    )  # device of conf/hardware that the nodes have: the run is planned for it first; null: not planned
+    # device that the nodes have, a name of conf/hardware or a file like those: the run is planned for it first; null: it is not
+    hardware: Word | None
     unfit: Literal["warn", "refuse"]  # what happens when the plan says that it cannot fit
 
 

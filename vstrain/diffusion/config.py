@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from vstrain.config.schema import PositiveFloat, PositiveInt, Strict
+from vstrain.config.strict import PositiveFloat, PositiveInt, Strict
 
 
 class Diffusion(Strict):

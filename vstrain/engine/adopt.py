@@ -8,8 +8,9 @@ from pathlib import Path
 
 from vstrain.config import checkpoints, rundir
 from vstrain.config.problems import InputError
-from vstrain.config.schema import AdoptConfig, TrainConfig
+from vstrain.config.schema import TrainConfig
 from vstrain.config.validate import validate
+from vstrain.config.verbs import AdoptConfig
 from vstrain.engine import build, checkpoint
 
 log = logging.getLogger("vstrain")

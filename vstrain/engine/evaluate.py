@@ -9,7 +9,8 @@ from pathlib import Path
 
 from vstrain.config import checkpoints, rundir
 from vstrain.config.problems import InputError
-from vstrain.config.schema import EvalConfig, Split, TrainConfig, TrainSplit
+from vstrain.config.schema import Split, TrainConfig, TrainSplit
+from vstrain.config.verbs import EvalConfig
 from vstrain.engine import build, train
 from vstrain.engine.boundary import save_pictures
 from vstrain.engine.console import FileProgress

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from vstrain.config.schema import ExportConfig
+from vstrain.config.verbs import ExportConfig
 from vstrain.engine import build
 from vstrain.engine.restore import restore, threads
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from vstrain.config.schema import Strict
+from vstrain.config.strict import Strict
 
 MODULES = {
     "train": "train",

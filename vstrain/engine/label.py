@@ -24,7 +24,7 @@ from data_pipelines.production.plan import Made, Plan, Rejected
 from data_pipelines.production.produce import produce
 from vstrain.config import checkpoints
 from vstrain.config.problems import InputError
-from vstrain.config.schema import LabelConfig
+from vstrain.config.verbs import LabelConfig
 from vstrain.data import codecs, loader
 from vstrain.data.index import Index
 from vstrain.data.kinds import SampleError

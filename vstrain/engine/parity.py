@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vstrain.config import rundir
-from vstrain.config.schema import ParityConfig, TrainConfig
+from vstrain.config.schema import TrainConfig
 from vstrain.config.validate import validate
+from vstrain.config.verbs import ParityConfig
 from vstrain.engine import build, train
 
 log = logging.getLogger("vstrain")

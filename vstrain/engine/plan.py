@@ -17,7 +17,7 @@ from torch.distributed.fsdp import OffloadPolicy
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from vstrain.config import rundir
-from vstrain.config.schema import Hardware, PlanConfig
+from vstrain.config.verbs import Hardware, PlanConfig
 from vstrain.engine import build, plan_text
 from vstrain.engine.footprint import Footprint, footprint, helpers
 from vstrain.engine.strategies import sharded
@@ -57,7 +57,7 @@ def run(config: PlanConfig, run_dir: Path) -> str:
     started = time.monotonic()
     data = json.loads((run_dir / "data.json").read_text())
     system = on_meta(config)
-    facts = count(system) | lengths(config, data)
+    facts = count(system, averaged(config)) | lengths(config, data)
     step = one_step(config, system, data["item"])
     options = candidates(config, facts, step)
     if chosen_name(config) in SHARDED or not any(option.fits for option in options if option.name == "ddp"):
@@ -113,16 +113,18 @@ def chosen_name(config: PlanConfig) -> str:
     return "ddp" if config.world > 1 else "single"
 
 
-def count(system: System) -> dict[str, int]:
-    """Parameters of the model and of its frozen helpers, and bytes of a whole checkpoint."""
+def count(system: System, averaged: bool) -> dict[str, int]:
+    """Parameters of the model and of its frozen helpers, and bytes of a whole checkpoint. averaged: it holds an EMA."""
     trained = [parameter for group in system.param_groups() for parameter in group.params]
-    state = sum(tensor.nbytes for tensor in system.state_dict().values())
+    state, weights = sum(tensor.nbytes for tensor in system.state_dict().values()), sum(p.numel() for p in trained)
     return {
         "parameters": sum(parameter.numel() for parameter in system.parameters()),
-        "trained": sum(parameter.numel() for parameter in trained),
+        "trained": weights,
         "trained_bytes": sum(parameter.nbytes for parameter in trained),
         "helper_parameters": sum(parameter.numel() for net in helpers(system) for parameter in net.parameters()),
-        "checkpoint_bytes": state + MOMENTS * sum(parameter.nbytes for parameter in trained),
+        "checkpoint_bytes": state
+        + MOMENTS * sum(parameter.nbytes for parameter in trained)
+        + FP32 * weights * averaged,
     }
 
 
@@ -150,7 +152,7 @@ def candidates(config: PlanConfig, facts: dict, step: Footprint) -> list[Candida
     def candidate(name: str, memory: dict[str, int], message: int) -> Candidate:
         return sending(config, name, memory, ring(message, world))
 
-    whole = with_optimiser(step, MOMENTS * trained, scratch(config, trained))
+    whole = after_step(config, step, trained, FP32 * facts["trained"])
     if world == 1:
         return [candidate("single", whole, 0)]
     reduced = candidate("ddp", whole, 2 * trained)
@@ -174,10 +176,10 @@ def sharded_candidate(config: PlanConfig, name: str, group: int, item: dict) -> 
         mesh = sharded.mesh(strategy, "cpu", config.world)
         sharded.shard(system, mesh, sharded.mixed_precision(config.trainer.precision), OffloadPolicy())
         step = one_step(config, system, item)
+        own = sum(p.to_local().numel() for group in system.param_groups() for p in group.params)
     finally:
         dist.destroy_process_group()
-    share = step.held["gradients"]
-    memory = with_optimiser(step, MOMENTS * share, scratch(config, share))
+    memory = after_step(config, step, step.held["gradients"], FP32 * own)
     inside = ring(step.wire.get("all-gather", 0) + step.wire.get("reduce-scatter", 0), group)
     across = 2 * ring(step.wire.get("all-reduce", 0), config.world // group)
     if name == "hsdp" and group <= config.trainer.devices:
@@ -203,18 +205,20 @@ def sending(config: PlanConfig, name: str, memory: dict[str, int], sent: int) ->
     return Candidate(name, memory, sent * inside, sent * (not inside), fits(sum(memory.values()), config.hardware))
 
 
-def with_optimiser(step: Footprint, state: int, scratch: int) -> dict[str, int]:
-    """Bytes by category at the larger of two peaks: in the backward pass, or in the optimiser's step, when activations are
-    gone and the optimiser needs `scratch`."""
-    backward = step.at_peak | {"optimiser": state}
-    stepping = step.held | {"activations": 0, "temporary": scratch, "optimiser": state}
-    return max(backward, stepping, key=lambda memory: sum(memory.values()))
+def after_step(config: PlanConfig, step: Footprint, trained: int, average: int) -> dict[str, int]:
+    """Bytes by category at the larger of two peaks: in the backward pass, or after it, when activations are gone. There Adam
+    needs as much as the `trained` bytes of weights again on a GPU where it is not fused but treats all weights at once; on the
+    CPU, where it takes one tensor after the other, too little to matter. average: bytes of an EMA, whose update casts all
+    weights that are not float32."""
+    kept = {"optimiser": MOMENTS * trained, "average": average * averaged(config)}
+    adam = 0 if config.hardware.name == "cpu" or config.optim.fused else trained
+    casts = kept["average"] if config.trainer.precision == "bf16-true" else 0
+    stepping = step.held | {"activations": 0, "temporary": max(adam, casts)} | kept
+    return max(step.at_peak | kept, stepping, key=lambda memory: sum(memory.values()))
 
 
-def scratch(config: PlanConfig, trained: int) -> int:
-    """What Adam needs in its step for `trained` bytes of weights: as much again on a GPU where it is not fused but treats all
-    weights at once; on the CPU, where it takes one tensor after the other, too little to matter."""
-    return 0 if config.hardware.name == "cpu" or config.optim.fused else trained
+def averaged(config: PlanConfig) -> bool:
+    return config.ema.decay is not None
 
 
 def zero(stage: int, config: PlanConfig, trained: int, step: Footprint) -> tuple[dict[str, int], int]:
@@ -227,6 +231,7 @@ def zero(stage: int, config: PlanConfig, trained: int, step: Footprint) -> tuple
         "weights": others + (whole if stage < 3 else share + min(whole, FP32 * LIVE)),
         "gradients": (whole if stage == 1 else share) + share,
         "optimiser": MOMENTS * share + share,
+        "average": share * averaged(config),
     }
     gathers = 2 * config.trainer.accumulate if stage == 3 else 1
     reductions = config.trainer.accumulate if stage > 1 else 1

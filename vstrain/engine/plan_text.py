@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vstrain.config.schema import PlanConfig
+from vstrain.config.verbs import PlanConfig
 
 MIB, GIB = 2**20, 2**30
 ROWS = {
@@ -10,6 +10,7 @@ ROWS = {
     "helpers": "frozen helpers",
     "gradients": "gradients",
     "optimiser": "optimiser",
+    "average": "moving average",
     "inputs": "batch",
     "activations": "kept for backward",
     "temporary": "temporary",

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from vstrain.config.problems import InputError
-from vstrain.config.schema import PredictConfig
+from vstrain.config.verbs import PredictConfig
 from vstrain.engine import build
 from vstrain.engine.console import FileProgress
 from vstrain.engine.restore import restore, threads

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from vstrain.config import checkpoints, rundir
 from vstrain.config.problems import InputError
-from vstrain.config.schema import ReplayConfig
+from vstrain.config.verbs import ReplayConfig
 from vstrain.engine.boundary import seed
 from vstrain.engine.restore import restore, threads
 from vstrain.engine.validation import to_device

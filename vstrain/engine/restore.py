@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 
 from vstrain.config import checkpoints
 from vstrain.config.problems import InputError
-from vstrain.config.schema import Job, TrainConfig
+from vstrain.config.schema import TrainConfig
 from vstrain.config.validate import trained
+from vstrain.config.verbs import Job
 from vstrain.engine import build
 from vstrain.system import System
 

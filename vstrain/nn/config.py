@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from vstrain.config.schema import PositiveInt, Strict
+from vstrain.config.strict import PositiveInt, Strict
 
 
 class Text(Strict):

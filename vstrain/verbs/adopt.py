@@ -10,7 +10,7 @@ from launch import local
 from vstrain.config import rundir
 from vstrain.config.command import Command
 from vstrain.config.problems import ConfigError, Problem
-from vstrain.config.schema import AdoptConfig
+from vstrain.config.verbs import AdoptConfig
 from vstrain.verbs import embedded
 
 USAGE = """vstrain adopt experiment=NAME weights=FILE_OR_FOLDER system.KEY=VALUE …

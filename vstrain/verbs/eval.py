@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from vstrain.config.schema import EvalConfig
+from vstrain.config.verbs import EvalConfig
 from vstrain.verbs import job
 
 USAGE = """vstrain eval ckpt=RUN_DIR key=value …

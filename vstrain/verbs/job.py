@@ -13,8 +13,9 @@ from launch import local
 from vstrain.config import rundir, validate
 from vstrain.config.command import Command
 from vstrain.config.problems import ConfigError, InputError, Problem
-from vstrain.config.schema import MODELS, EvalConfig, Job, LabelConfig, PredictConfig, SystemConfig, TrainConfig
+from vstrain.config.schema import SystemConfig, TrainConfig
 from vstrain.config.validate import problem
+from vstrain.config.verbs import MODELS, EvalConfig, Job, LabelConfig, PredictConfig
 
 
 def main(verb: str, argv: list[str], usage: str) -> int:

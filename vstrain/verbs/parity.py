@@ -14,8 +14,9 @@ from launch import local
 from vstrain.config import checkpoints, rundir
 from vstrain.config.command import Command
 from vstrain.config.problems import ConfigError, InputError, Problem
-from vstrain.config.schema import ParityConfig, TrainConfig
+from vstrain.config.schema import TrainConfig
 from vstrain.config.validate import validate
+from vstrain.config.verbs import ParityConfig
 from vstrain.verbs import embedded
 from vstrain.verbs.deviations import Deviation, deviation
 

@@ -16,8 +16,9 @@ from vstrain.config import rundir
 from vstrain.config.command import Command
 from vstrain.config.problems import ConfigError, Problem, nearest
 from vstrain.config.rundir import CONF
-from vstrain.config.schema import PlanConfig, TrainConfig
+from vstrain.config.schema import TrainConfig
 from vstrain.config.validate import validate
+from vstrain.config.verbs import PlanConfig
 from vstrain.data.index import Index
 from vstrain.data.keyed import rng
 from vstrain.data.reader import Reader
@@ -28,7 +29,7 @@ USAGE = """vstrain plan experiment=NAME key=value … [hardware=NAME]
 
   the words of `vstrain train`; prints the memory of a rank by category, FLOPs, messages and time of a step, length of the run,
   checkpoint, and the cheapest strategy that fits the hardware, without data and without a GPU.
-  hardware=h100 | h200 | a100_80 | a100_40 | rtx4090 | cpu    the device (conf/hardware), h100 unless you say
+  hardware=h100 | h200 | a100_80 | a100_40 | rtx4090 | cpu …    the device (conf/hardware), h100 unless you say
   Example: vstrain plan experiment=depth_teacher scale=large trainer.devices=8 hardware=a100_40"""
 
 HARDWARE = "h100"
@@ -57,12 +58,14 @@ def with_hardware(argv: list[str]) -> list[str]:
 
 
 def verdict(config: TrainConfig, folder: Path, hardware: str) -> tuple[bool, str]:
-    """(whether a run of this configuration fits `hardware`, one sentence that says it). The plan is left in `folder`; the
-    counting is done by a process of its own."""
+    """(whether a run of this configuration fits `hardware`, one sentence that says it). hardware: one of conf/hardware, or a
+    file such as those. The plan is left in `folder`; the counting is done by a process of its own."""
     known = {path.stem: path for path in (CONF / "hardware").glob("*.yaml")}
-    if hardware not in known:
-        raise ConfigError([Problem("launcher.hardware", f"no choice {hardware!r}; {nearest(hardware, known)}")])
-    values = config.model_dump(mode="json") | {"verb": "plan", "hardware": yaml.safe_load(known[hardware].read_text())}
+    file = known.get(hardware, Path(hardware).expanduser())
+    if not file.is_file():
+        sentence = f"no choice {hardware!r}, nor a file; {nearest(hardware, known)}"
+        raise ConfigError([Problem("launcher.hardware", sentence)])
+    values = config.model_dump(mode="json") | {"verb": "plan", "hardware": yaml.safe_load(file.read_text())}
     planned = rundir.create(validate(values, PlanConfig), folder, folder, {})
     rundir.write_atomic(planned / "data.json", json.dumps(data_facts(config)))
     done = subprocess.run([sys.executable, "-m", "vstrain.worker", str(planned)], capture_output=True, text=True)

@@ -1,4 +1,5 @@
-from vstrain.config.schema import PositiveInt, Probability, SystemConfig
+from vstrain.config.schema import SystemConfig
+from vstrain.config.strict import PositiveInt, Probability
 
 
 class Config(SystemConfig):

@@ -14,7 +14,8 @@ from tests.systems.depth.test_depth_protocols_layouts import diode, kitti, optio
 from vstrain.config import checkpoints, rundir
 from vstrain.config.command import Command
 from vstrain.config.problems import ConfigError, InputError
-from vstrain.config.schema import EvalConfig, TrainConfig
+from vstrain.config.schema import TrainConfig
+from vstrain.config.verbs import EvalConfig
 from vstrain.engine import evaluate as engine
 from vstrain.systems.depth import protocols
 from vstrain.systems.depth.metrics import METRICS

@@ -69,10 +69,12 @@ def mesh(strategy: Strategy, device: str, world: int) -> DeviceMesh:
 
 
 def mixed_precision(precision: str) -> MixedPrecisionPolicy:
-    """With autocast, which computes in bf16, weights may as well be gathered in bf16: half the bytes on the wire."""
-    half = torch.bfloat16 if precision == "bf16-mixed" else None
+    """With autocast, which computes in bf16, weights may as well be gathered in bf16: half the bytes on the wire. Gradients of
+    bf16 are added up over the ranks in float32."""
     return MixedPrecisionPolicy(
-        param_dtype=half, reduce_dtype=torch.float32 if half else None, cast_forward_inputs=False
+        param_dtype=torch.bfloat16 if precision == "bf16-mixed" else None,
+        reduce_dtype=torch.float32 if precision.startswith("bf16") else None,
+        cast_forward_inputs=False,
     )
 
 

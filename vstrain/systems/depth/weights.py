@@ -22,7 +22,7 @@ from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation
 
 from vstrain.config import checkpoints
 from vstrain.config.problems import InputError
-from vstrain.config.schema import PositiveFloat, PositiveInt, Strict
+from vstrain.config.strict import PositiveFloat, PositiveInt, Strict
 from vstrain.interop.depth_anything import (
     State,
     disk_state,

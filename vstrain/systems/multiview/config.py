@@ -6,14 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from vstrain.config.schema import (
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    Probability,
-    Strict,
-    SystemConfig,
-)
+from vstrain.config.schema import SystemConfig
+from vstrain.config.strict import NonNegativeInt, PositiveFloat, PositiveInt, Probability, Strict
 from vstrain.diffusion.config import Codec, Diffusion
 from vstrain.nn.config import Text, Vision
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import model_validator
 
-from vstrain.config.schema import NonNegativeInt, PositiveFloat, PositiveInt, Probability, Strict
+from vstrain.config.strict import NonNegativeInt, PositiveFloat, PositiveInt, Probability, Strict
 
 
 class Unet(Strict):

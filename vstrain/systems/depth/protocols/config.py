@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from vstrain.config.schema import PositiveFloat, PositiveInt, Strict
+from vstrain.config.strict import PositiveFloat, PositiveInt, Strict
 
 
 class Protocol(Strict):

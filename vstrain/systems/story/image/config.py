@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from vstrain.config.schema import PositiveInt, Probability, Strict, SystemConfig
+from vstrain.config.schema import SystemConfig
+from vstrain.config.strict import PositiveInt, Probability, Strict
 from vstrain.diffusion.config import Codec, Diffusion
 from vstrain.nn.config import Text
 from vstrain.systems.story.config import Sampling, Unet
