@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# test files that run side by side
+JOBS ?= 2
 
 .PHONY: demo test lint unit s3 ray onnx deepspeed slurm clean
 
@@ -17,7 +19,7 @@ lint: $(VENV)/installed
 	$(BIN)/lint-imports
 
 unit: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=40
 
 # torch first and alone: everything after it then finds its requirement met by the build that is there
 $(VENV)/installed: pyproject.toml setup.py constraints.txt

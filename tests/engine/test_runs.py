@@ -7,11 +7,15 @@ import os
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from wandb.proto.wandb_internal_pb2 import Record
 
 from tests.conftest import command, metrics, weights
+from vstrain.engine.wandb_history import records, written
 
 HARD = ["system.dropout=0.3", "trainer.accumulate=2", "data.workers=1"]  # all that could make a resume inexact
 
@@ -175,6 +179,38 @@ def test_status_tells_how_runs_stand(whole, vstrain):
     text = vstrain("status", whole).stdout
     assert "finished" in text and "step 12/12" in text and "val/loss" in text
     assert "no such folder" in vstrain("status", "nowhere", code=2).stderr
+
+
+def test_histories_have_every_step_once_after_a_kill(vstrain, toy_words, tmp_path):
+    """W&B's helper dies with the run, TensorBoard's file goes past the checkpoint that the next start begins at."""
+    run = tmp_path / "run"
+    words = ["logger=wandb", "logger.tensorboard=true", "trainer.max_steps=36", f"run.dir={run}"]
+    killed = {"TOY_KILL_AT": "30", "TORCHELASTIC_RESTART_COUNT": "0", "TOY_PAUSE": "0.05", "WANDB_API_KEY": ""}
+    vstrain(*toy_words, *words, code=-9, **killed)
+    lost = {name: step for name, step in written(run / "wandb").items() if name == "train/loss"}
+    vstrain("train", f"resume={run}", WANDB_API_KEY="")
+    expected = [(line["step"], line["train/loss"]) for line in metrics(run) if "train/loss" in line]
+    assert lost.get("train/loss", 0) < 29 and [step for step, _ in expected] == list(range(1, 37))
+    board = EventAccumulator(str(run / "tensorboard"))
+    board.Reload()
+    assert [event.step for event in board.Scalars("train/loss")] == [step for step, _ in expected]
+    assert [event.value for event in board.Scalars("train/loss")] == pytest.approx([value for _, value in expected])
+    assert [event.step for event in board.Scalars("val/loss")] == [6, 12, 18, 24, 30, 36]
+    rows = sorted(history(run), key=lambda row: row["_step"])
+    assert [(row["_step"], row["train/loss"]) for row in rows] == expected
+    assert [row["_step"] for row in rows if "val/loss" in row] == [6, 12, 18, 24, 30, 36]
+
+
+def history(run: Path) -> list[dict]:
+    """The rows of all starts, as W&B's files hold them."""
+    found = []
+    for path in sorted(run.glob("wandb/offline-run-*/run-*.wandb")):
+        for data in records(path.read_bytes()):
+            record = Record()
+            record.ParseFromString(data)
+            row = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+            found += [row] if row else []
+    return found
 
 
 def test_wandb_offline_continues_under_one_id_and_bf16_trains(vstrain, toy_words, tmp_path):

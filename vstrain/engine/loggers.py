@@ -8,21 +8,25 @@ import os
 import uuid
 from pathlib import Path
 
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from vstrain.config.schema import TrainConfig
+from vstrain.engine.wandb_history import WandbHistory
 
 
 class JsonLines(Logger):
-    """`metrics.jsonl`: one object a line, an integer `step` and floats. Lines past `start_step` are dropped at a resume."""
+    """`metrics.jsonl`: one object a line, an integer `step` and floats. Lines past `start_step` are dropped at a resume.
+
+    earlier: the lines that stay then."""
 
     def __init__(self, run_dir: Path, start_step: int):
         super().__init__()
-        self.path = run_dir / "metrics.jsonl"
+        self.path, self.earlier = run_dir / "metrics.jsonl", []
         if self.path.exists():
             kept = [line for line in self.path.read_text().splitlines() if _step(line) <= start_step]
             self.path.write_text("".join(f"{line}\n" for line in kept))
+            self.earlier = [json.loads(line) for line in kept]
 
     name = "jsonl"
     version = ""
@@ -48,7 +52,7 @@ def build(config: TrainConfig, run_dir: Path, start_step: int) -> list[Logger]:
     """Loggers of rank 0; an empty list elsewhere."""
     if int(os.environ.get("RANK", 0)):
         return []
-    loggers: list[Logger] = [JsonLines(run_dir, start_step)]
+    loggers: list[Logger] = [lines := JsonLines(run_dir, start_step)]
     if config.logger.tensorboard:
         loggers.append(
             TensorBoardLogger(
@@ -56,7 +60,7 @@ def build(config: TrainConfig, run_dir: Path, start_step: int) -> list[Logger]:
             )
         )
     if config.logger.wandb.enabled:
-        loggers.append(_wandb(config, run_dir, start_step))
+        loggers.append(_wandb(config, run_dir, lines.earlier))
     return loggers
 
 
@@ -68,7 +72,7 @@ def has_wandb_key() -> bool:
         return False
 
 
-def _wandb(config: TrainConfig, run_dir: Path, start_step: int) -> WandbLogger:
+def _wandb(config: TrainConfig, run_dir: Path, rows: list[dict]) -> WandbHistory:
     """The run's id is kept in wandb_id, so that a resumed run continues the same history."""
     file = run_dir / "wandb_id"
     if not file.exists():
@@ -77,7 +81,8 @@ def _wandb(config: TrainConfig, run_dir: Path, start_step: int) -> WandbLogger:
     if mode == "auto":
         mode = "online" if has_wandb_key() else "offline"
     os.environ["WANDB_MODE"] = mode
-    return WandbLogger(
+    return WandbHistory(
+        rows,
         project=config.logger.wandb.project,
         name=run_dir.name,
         id=file.read_text().strip(),
