@@ -6,7 +6,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # test files that run side by side
 JOBS ?= 2
 
-.PHONY: demo test lint unit s3 ray onnx deepspeed slurm clean
+.PHONY: demo test lint unit s3 extras slurm clean
 
 demo: $(VENV)/installed
 	$(BIN)/vstrain experiment=depth_teacher
@@ -36,24 +36,15 @@ $(VENV)/s3/bin/moto_server: | $(VENV)/installed
 	$(PYTHON) -m venv $(VENV)/s3
 	$(VENV)/s3/bin/python -m pip install -q 'moto[server]>=5'
 
-# Ray, for the test of pipelines on a cluster; skipped without it
-ray: | $(VENV)/installed
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[ray]'
+# the optional packages whose tests are skipped without them: Ray, ONNX, DeepSpeed, submitit
+extras: | $(VENV)/installed
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[ray,onnx,deepspeed,slurm]'
 
-# ONNX, for the tests of exported graphs; skipped without it
-onnx: | $(VENV)/installed
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[onnx]'
-
-# DeepSpeed, for the tests of the ZeRO strategies; skipped without it
-deepspeed: | $(VENV)/installed
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[deepspeed]'
-
-# SLURM and the plug-ins of its sweeps, for the tests on a cluster of pretend nodes; where it cannot be installed, they are
-# skipped. policy-rc.d keeps the packages' own services from starting.
+# SLURM, for the tests on a cluster of pretend nodes; where it cannot be installed, they are skipped. policy-rc.d keeps the
+# packages' own services from starting.
 SLURM_PACKAGES := slurmctld slurmd slurm-client slurmdbd munge mariadb-server-core mariadb-client-core iproute2 procps
 
-slurm: | $(VENV)/installed
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[slurm]'
+slurm:
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v slurmctld >/dev/null; then \
 	  if [ ! -e /usr/sbin/policy-rc.d ]; then \
 	    printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d; chmod 755 /usr/sbin/policy-rc.d; made=1; fi; \
