@@ -28,7 +28,7 @@ USAGE = """vstrain parity experiment=NAME key=value …
   tolerance=1e-3                           largest relative deviation of a loss; weights, in units of their way: 10 times it
   Runs them all here, compares each with one plain process, prints a table and writes parity.json. Exit code 1 when a row is
   beyond the tolerance or failed, or when a resumed run is not bit-equal to the undisturbed one.
-  Example: vstrain parity experiment=depth_teacher data.batch_size=8 ranks='[1,2]'"""
+  Example: vstrain parity experiment=depth_teacher data.batch_size=8 ranks='[1,2]' system.loss.align=least_squares"""
 
 
 @dataclass(frozen=True)
