@@ -11,7 +11,7 @@ import yaml
 from vstrain.config.command import Command
 from vstrain.config.problems import ConfigError
 from vstrain.config.schema import TrainConfig
-from vstrain.verbs import embedded
+from vstrain.verbs import embedded, train
 
 DEPTH = ["experiment=depth_teacher"]
 
@@ -140,3 +140,16 @@ def test_tab_completion_offers_choices(vstrain):
     line = "vstrain train experiment=depth_t"
     done = vstrain("-sc", "query=bash", COMP_LINE=line, COMP_POINT=str(len(line)))
     assert "experiment=depth_teacher" in done.stdout
+
+
+def test_what_this_machine_lacks_is_said_before_any_data_is_made(monkeypatch):
+    monkeypatch.setattr(train, "find_spec", lambda name: None)
+    lacking = [*DEPTH, "strategy=zero2", "attention=xformers", "trainer.accelerator=cpu"]
+    with pytest.raises(ConfigError) as caught:
+        Command("train", TrainConfig, lacking, train.check).config()
+    first, second, third = (str(problem) for problem in caught.value.problems)
+    assert first.startswith("strategy: zero2 needs DeepSpeed") and "pip install 'vstrain[deepspeed]'" in first
+    assert second.startswith("attention: xformers is not installed") and "attention=sdpa" in second
+    assert (
+        third.startswith("attention: xformers has kernels for CUDA only") and "override 'attention=xformers'" in third
+    )

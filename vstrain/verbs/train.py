@@ -58,16 +58,24 @@ def main(argv: list[str]) -> int:
 
 
 def check(config: TrainConfig, origin) -> list[Problem]:
-    """What the schema cannot know: the data that the system needs, the packages that the strategy needs."""
+    """What the schema cannot know: the data that the system needs, the packages that its choices need."""
     return [*embedded.check(config, origin), *missing_packages(config, origin)]
 
 
 def missing_packages(config: TrainConfig, origin) -> list[Problem]:
-    name = config.strategy.name
-    if not name.startswith("zero") or find_spec("deepspeed"):
-        return []
-    sentence = f"{name} needs DeepSpeed, which is not installed here; pip install 'vstrain[deepspeed]', or use fsdp2"
-    return [Problem("strategy", sentence, origin("strategy.name"))]
+    problems, name = [], config.strategy.name
+    if name.startswith("zero") and not find_spec("deepspeed"):
+        sentence = (
+            f"{name} needs DeepSpeed, which is not installed here; pip install 'vstrain[deepspeed]', or use fsdp2"
+        )
+        problems.append(Problem("strategy", sentence, origin("strategy.name")))
+    if config.attention == "xformers" and not find_spec("xformers"):
+        sentence = "xformers is not installed here; pip install 'vstrain[xformers]', or use attention=sdpa"
+        problems.append(Problem("attention", sentence, origin("attention")))
+    if config.attention in ("xformers", "flex") and config.trainer.accelerator == "cpu":
+        sentence = f"{config.attention} has kernels for CUDA only, and trainer.accelerator=cpu; use attention=sdpa"
+        problems.append(Problem("attention", sentence, origin("attention")))
+    return problems
 
 
 def start(config: TrainConfig, replace: bool, made: Callable[[Path], None] = lambda run_dir: None, **queueing) -> int:

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from vstrain.systems.drag.config import Config
+from vstrain.systems.drag.points import NO_POINT
 
 KEYS = {
     "module": "vstrain.systems.drag",
@@ -96,7 +97,7 @@ def make_batch():
         source = rng.integers(0, 90, (count, size, size, 3), dtype=np.uint8)
         target, mask = source.copy(), np.zeros((count, size, size), bool)
         maps = np.zeros((count, 2, size, size), np.int32)
-        points = np.full((2, count, 20, 2), np.nan, np.float32)
+        points = np.full((2, count, 20, 2), NO_POINT, np.float32)
         for b in range(count):
             for frame, picture in enumerate((source, target)):
                 x, y = rng.integers(2, size - 2, 2)

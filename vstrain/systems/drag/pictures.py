@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 from torch import Tensor
 
+from vstrain.systems.drag.points import inside
+
 TILE, GAP, HEADER = 192, 8, 26  # pixels
 PAPER, INK = (255, 255, 255), (40, 40, 40)
 HANDLE, TARGET, ARROW = (230, 50, 50), (40, 110, 240), (255, 255, 255)
@@ -31,7 +33,7 @@ def asked(source: np.ndarray, mask: np.ndarray, handles: np.ndarray, targets: np
     """The source (S, S, 3) with what may not change dimmed, and an arrow from every handle to its target."""
     picture = enlarge(np.where(mask[..., None], source, (source * 0.45 + 0.25 * 255).astype(np.uint8)))
     scale = TILE / len(source)
-    used = np.isfinite(handles).all(axis=1)
+    used = inside(handles, *mask.shape)
     for handle, target in zip(handles[used], targets[used], strict=True):
         start, end = (tuple(np.rint((point + 0.5) * scale).astype(int).tolist()) for point in (handle, target))
         for colour, width in ((INK, 3), (ARROW, 1)):

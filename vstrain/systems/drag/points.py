@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 
 MAX_PAIRS = 20  # a training sample never has more
+NO_POINT = -1.0  # both coordinates of the rows behind the last pair: outside of every picture
 
 
 def nearest_pixel(points: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 
 from vstrain.data.kinds import SampleError
 from vstrain.systems.drag.config import Config
-from vstrain.systems.drag.points import MAX_PAIRS, inside, rasterise
+from vstrain.systems.drag.points import MAX_PAIRS, NO_POINT, inside, rasterise
 
 
 def prepare(sample: dict, config: Config, rng: np.random.Generator, training: bool) -> dict[str, np.ndarray]:
@@ -15,7 +15,7 @@ def prepare(sample: dict, config: Config, rng: np.random.Generator, training: bo
 
     source, target  uint8 (S, S, 3), S = config.size    mask  bool (S, S): True where the picture may change
     maps            int32 (2, S, S): ids of handles, of targets (see points.rasterise)
-    handles, targets  float32 (P, 2): (x, y) pixels, NaN behind the last pair
+    handles, targets  float32 (P, 2): (x, y) pixels, NO_POINT behind the last pair
 
     The picture is a crop around points and mask. Training jitters it, flips, and takes 1..P pairs at random.
     """
@@ -32,7 +32,7 @@ def prepare(sample: dict, config: Config, rng: np.random.Generator, training: bo
         source, target, mask = source[:, ::-1], target[:, ::-1], mask[:, ::-1]
         pairs = np.stack([config.size - 1 - pairs[..., 0], pairs[..., 1]], axis=-1)
     pairs = pairs[:, inside(pairs[0], config.size, config.size) & inside(pairs[1], config.size, config.size)]
-    padded = np.full((2, MAX_PAIRS, 2), np.nan, np.float32)
+    padded = np.full((2, MAX_PAIRS, 2), NO_POINT, np.float32)
     padded[:, : pairs.shape[1]] = pairs
     return {
         "source": np.ascontiguousarray(source),
