@@ -126,7 +126,7 @@ def execute(config: ParityConfig, run_dir: Path) -> dict[Row, str]:
             reasons[row] = "; ".join(problem.sentence for problem in error.problems)
     for ranks in sorted({row.ranks for row in rows(config)}):
         waiting = [row for row in rows(config) if row.ranks == ranks and row not in reasons]
-        while waiting:
+        while waiting and REFERENCE not in reasons:
             rundir.write_atomic(run_dir / "rows.json", json.dumps([[row.name, row.what] for row in waiting]))
             if local.start(run_dir, ranks, replace=False) == 0:
                 break
