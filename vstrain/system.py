@@ -3,7 +3,8 @@
 A system package P has
     P.config   `Config(SystemConfig)`: its keys, torch-free.
     P.prepare  `prepare(sample, config, rng, training) -> dict[str, np.ndarray]`: one decoded sample (see
-               vstrain.data.kinds) to one training item of fixed shape. NumPy and OpenCV only; it runs in data workers.
+               vstrain.data.kinds) to one training item of fixed shape and finite numbers: another one counts as damaged.
+               NumPy and OpenCV only; it runs in data workers.
                All randomness comes from `rng`, an np.random.Generator that belongs to this sight of this sample.
     P.module   `System(vstrain.system.System)`: the networks and their objective.
 and, where it can,
