@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-from pathlib import Path
 
 VERBS = {
     "train": "train an experiment (the default): vstrain experiment=depth_teacher",
@@ -65,8 +64,9 @@ def main(argv: list[str] | None = None) -> None:
 
         print(f"vstrain: no verb {verb!r}; {nearest(verb, VERBS)}", file=sys.stderr)
         sys.exit(BAD_INPUT)
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))  # a system package in the user's folder is found by its name
+    from vstrain.config import userpath
+
+    userpath.search()
     sys.exit(run(verb, argv))
 
 

@@ -15,7 +15,7 @@ import warnings
 from pathlib import Path
 
 from launch import ranks, starts
-from vstrain.config import rundir
+from vstrain.config import rundir, userpath
 from vstrain.config.problems import InputError
 from vstrain.config.strict import Strict
 from vstrain.config.validate import validate
@@ -28,6 +28,7 @@ log = logging.getLogger("vstrain")
 def main(run_dir: Path) -> int:
     """Runs the job and returns the exit code; rank 0 leaves it in state.json for the parent."""
     warnings.filterwarnings("ignore")
+    userpath.search()
     values = rundir.load(run_dir)
     launcher = values["launcher"] if values["verb"] == "train" else {}  # other verbs work where they are called
     if launcher.get("via") == "srun":

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.proto.wandb_internal_pb2 import Record
 
-from tests.conftest import command, metrics, weights
+from tests.conftest import PLUGIN, command, metrics, weights
 from vstrain.engine.wandb_history import records, written
 
 HARD = ["system.dropout=0.3", "trainer.accumulate=2", "data.workers=1"]  # all that could make a resume inexact
@@ -90,6 +92,20 @@ def test_a_damaged_checkpoint_is_passed_over_and_lines_are_not_doubled(whole, vs
     assert "step-00000012 is damaged" in done.stderr and "resuming at step 8" in done.stderr
     assert metrics(run) == metrics(whole)
     assert all((weights(run)[name] == value).all() for name, value in weights(whole).items())
+
+
+def test_a_system_in_the_users_folder_is_found_and_his_files_are_not_taken_for_ours(toy_words, tmp_path):
+    shutil.copytree(PLUGIN / "toy", tmp_path / "toy")
+    for name in ("launch.py", "random.py", "queue.py"):
+        (tmp_path / name).write_text("raise SystemExit('the wrong file')")
+    _, env = command()
+    del env["PYTHONPATH"]
+    script = tmp_path / "bin" / "vstrain"  # as it is installed
+    script.parent.mkdir()
+    script.write_text("from vstrain.cli import main\nmain()\n")
+    words = [*toy_words, "trainer.max_steps=1", "data.workers=1", f"run.dir={tmp_path / 'run'}"]
+    done = subprocess.run([sys.executable, script, *words], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_another_seed_trains_another_model(whole, vstrain, toy_words, tmp_path):
