@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
 import yaml
 
 from vstrain.config.rundir import CONF
 
 
+@cache
 def peak(name: str, half: bool) -> float | None:
     """FLOP/s, bfloat16 or float32, of a device that torch calls `name`; None when conf/hardware does not have it."""
     known = [yaml.safe_load(path.read_text()) for path in (CONF / "hardware").glob("*.yaml")]
