@@ -35,8 +35,8 @@ def decide(state: dict, stopped: dict, requested: bool, job_state: str, code: in
     state: its state.json; stopped: stopped.json, the marker that ranks leave when they have saved on a signal; requested:
     `vstrain stop` was called; job_state: SLURM's word for the job, now that the ranks are gone; code: of srun.
     """
-    status = state.get("status")
-    if status in ("finished", "failed"):
+    status, hung = state.get("status"), state.get("cause") == "hang"  # which may be a node's doing
+    if status == "finished" or (status == "failed" and not hung):
         return Decision(False, state.get("code", FAILED))
     if requested:
         return Decision(False, STOPPED, "stopped on request")
@@ -45,7 +45,9 @@ def decide(state: dict, stopped: dict, requested: bool, job_state: str, code: in
     if status == "stopped":
         warned = stopped.get("signal") == WARNING
         return Decision(warned, STOPPED, "saved before the nodes are taken away" if warned else "stopped on request")
-    return Decision(True, STOPPED, f"the ranks ended without a word (srun: exit code {code})")
+    return Decision(
+        True, STOPPED, state["error"] if hung else f"the ranks ended without a word (srun: exit code {code})"
+    )
 
 
 def begin(run_dir: Path, limit: int) -> int:

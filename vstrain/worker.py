@@ -33,7 +33,8 @@ def main(run_dir: Path) -> int:
     launcher = values["launcher"] if values["verb"] == "train" else {}  # other verbs work where they are called
     if launcher.get("via") == "srun":
         os.environ.update(ranks.from_slurm(os.environ))
-    if launcher.get("name") == "torchrun" and (state := rundir.state(run_dir))["status"] == "failed":
+    state = rundir.state(run_dir)
+    if launcher.get("name") == "torchrun" and state["status"] == "failed" and state.get("cause") != "hang":
         print(f"{run_dir}: has failed: {state.get('error')}", file=sys.stderr)
         os.kill(os.getppid(), signal.SIGTERM)  # the agent has started the workers again, which would fail again
         return FAILED

@@ -177,6 +177,8 @@ def test_first_host(nodelist, first):
     [
         ("finished", "", "RUNNING", False, 0),
         ("failed", "", "RUNNING", False, 1),  # a Python exception
+        ("hung", "", "RUNNING", True, 75),
+        ("hung", "", "COMPLETING", False, 75),
         ("stopped", "SIGUSR1", "RUNNING", True, 75),  # time limit, or the warning before a preemption
         ("stopped", "SIGINT", "RUNNING", False, 75),  # vstrain stop
         ("stopped", "SIGTERM", "RUNNING", False, 75),
@@ -188,6 +190,8 @@ def test_first_host(nodelist, first):
 )
 def test_what_is_requeued(status, signal, job_state, requeued, code):
     state = {"status": status} | ({"code": code} if status in ("finished", "failed") else {})
+    if status == "hung":  # as the watchdog says it
+        state = {"status": "failed", "code": 1, "cause": "hang", "error": "rank 5 (node3) hangs"}
     decision = decide(state, {"signal": signal} if signal else {}, False, job_state, 1)
     assert (decision.requeue, decision.code) == (requeued, code)
     assert not decide(state, {"signal": signal} if signal else {}, True, job_state, 1).requeue  # after `vstrain stop`
