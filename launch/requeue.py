@@ -45,9 +45,8 @@ def decide(state: dict, stopped: dict, requested: bool, job_state: str, code: in
     if status == "stopped":
         warned = stopped.get("signal") == WARNING
         return Decision(warned, STOPPED, "saved before the nodes are taken away" if warned else "stopped on request")
-    return Decision(
-        True, STOPPED, state["error"] if hung else f"the ranks ended without a word (srun: exit code {code})"
-    )
+    reason = state["error"] if hung else f"the ranks ended without a word (srun: exit code {code})"
+    return Decision(True, STOPPED, reason)
 
 
 def begin(run_dir: Path, limit: int) -> int:

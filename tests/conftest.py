@@ -13,6 +13,11 @@ import numpy as np
 import pytest
 
 PLUGIN = Path(__file__).parent / "plugin"
+# a shipped experiment in seconds
+TINY = [
+    *("trainer.max_steps=2", "trainer.log_every=1", "data.batch_size=4", "data.val_batch_size=4", "data.workers=0"),
+    *("data.procedural.samples=8", "data.procedural.val_samples=4"),
+]
 # a shell's background job starts with it ignored, and would hand that on to the runs that tests interrupt
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.conftest import command
+from tests.conftest import TINY, command
 from vstrain.cli import VERBS
 
 ROOT = Path(__file__).parents[2]
@@ -19,10 +19,6 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
 LINES = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines()]
 COMMANDS = [line for line in LINES if line.startswith("vstrain ")]
-TINY = [
-    *("trainer.max_steps=2", "trainer.log_every=1", "data.batch_size=4", "data.val_batch_size=4", "data.workers=0"),
-    *("data.procedural.samples=8", "data.procedural.val_samples=4"),
-]
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import json
 import cv2
 import pytest
 
-from tests.docs.test_readme import TINY
+from tests.conftest import TINY
 
 
 @pytest.mark.parametrize("experiment", ["story_image", "story_motion", "multiview_boost", "drag_editor"])

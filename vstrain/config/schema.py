@@ -245,10 +245,10 @@ class TrainConfig(Strict):
                 f"strategy=single runs on one device, trainer.devices={self.trainer.devices}, "
                 f"launcher.nodes={self.launcher.nodes}; use strategy=ddp"
             )
-        world = self.trainer.devices * self.launcher.nodes
-        if self.strategy.shard and world % self.strategy.shard:
+        if self.strategy.shard and self.world % self.strategy.shard:
             raise ValueError(
-                f"strategy.shard={self.strategy.shard} must divide the {world} ranks (trainer.devices x launcher.nodes)"
+                f"strategy.shard={self.strategy.shard} must divide the {self.world} ranks "
+                "(trainer.devices x launcher.nodes)"
             )
         if self.strategy.offload and self.strategy.name in ("fsdp2", "hsdp") and self.trainer.accelerator == "cpu":
             raise ValueError(

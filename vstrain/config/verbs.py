@@ -1,8 +1,4 @@
-"""The keys of every verb: which model of `vstrain.config` validates it. Training itself, and what is built on it, is
-vstrain.config.schema.
-
-No torch here, as there.
-"""
+"""The keys of every verb but `train`, which stand in vstrain.config.schema; `MODELS` has them all. No torch here, as there."""
 
 from __future__ import annotations
 

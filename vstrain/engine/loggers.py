@@ -24,9 +24,10 @@ class JsonLines(Logger):
         super().__init__()
         self.path, self.earlier = run_dir / "metrics.jsonl", []
         if self.path.exists():
-            kept = [line for line in self.path.read_text().splitlines() if _step(line) <= start_step]
-            self.path.write_text("".join(f"{line}\n" for line in kept))
-            self.earlier = [json.loads(line) for line in kept]
+            rows = [(line, _row(line)) for line in self.path.read_text().splitlines()]
+            kept = [(line, row) for line, row in rows if row["step"] <= start_step]
+            self.path.write_text("".join(f"{line}\n" for line, _ in kept))
+            self.earlier = [row for _, row in kept]
 
     name = "jsonl"
     version = ""
@@ -41,11 +42,11 @@ class JsonLines(Logger):
         """resolved.yaml has them."""
 
 
-def _step(line: str) -> float:
+def _row(line: str) -> dict:
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError):
-        return float("inf")  # a line cut short by a crash
+        return {"step": float("inf")} | json.loads(line)
+    except (ValueError, TypeError):
+        return {"step": float("inf")}  # a line cut short by a crash
 
 
 def build(config: TrainConfig, run_dir: Path, start_step: int) -> list[Logger]:

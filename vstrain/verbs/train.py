@@ -59,10 +59,10 @@ def main(argv: list[str]) -> int:
 
 def check(config: TrainConfig, origin) -> list[Problem]:
     """What the schema cannot know: the data that the system needs, the packages that its choices need."""
-    return [*embedded.check(config, origin), *missing_packages(config, origin)]
+    return [*embedded.check(config, origin), *unusable(config, origin)]
 
 
-def missing_packages(config: TrainConfig, origin) -> list[Problem]:
+def unusable(config: TrainConfig, origin) -> list[Problem]:
     problems, name = [], config.strategy.name
     if name.startswith("zero") and not find_spec("deepspeed"):
         sentence = (
@@ -120,7 +120,7 @@ def resume(argv: list[str]) -> int:
         return f"resume of {run_dir}"
 
     config = validate(merged, TrainConfig, origin)
-    if problems := missing_packages(config, origin):
+    if problems := unusable(config, origin):
         raise ConfigError(problems)
     rundir.write_atomic(run_dir / "resolved.yaml", rundir.dump(config))
     with (run_dir / "resumes.jsonl").open("a") as file:
