@@ -115,6 +115,7 @@ def test_last_moves_and_old_ones_go(tmp_path):
     assert left == ["last", "step-00000003", "step-00000004"]
     path, meta = checkpoints.latest(tmp_path)
     assert path.name == "step-00000004" and meta["step"] == 4 and meta["data"] == "d"
+    assert checkpoints.latest(tmp_path, before=4)[1]["step"] == 3 and checkpoints.latest(tmp_path, before=3) is None
 
 
 def test_which_checkpoints_stay(tmp_path):

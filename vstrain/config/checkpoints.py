@@ -76,10 +76,12 @@ def meta(path: Path) -> dict | None:
     return facts if whole else None
 
 
-def latest(run_dir: Path) -> tuple[Path, dict] | None:
-    """The newest whole checkpoint of a run and its meta; says which ones were passed over. None: the run has none yet."""
+def latest(run_dir: Path, before: int | None = None) -> tuple[Path, dict] | None:
+    """The newest whole checkpoint of a run (of those before a step) and its meta; says which ones were passed over. None:
+    there is none yet."""
     folder = run_dir / "checkpoints"
-    candidates = sorted(folder.glob("step-*"), reverse=True)
+    found = sorted(folder.glob("step-*"), reverse=True)
+    candidates = [path for path in found if before is None or path.name < name(before)]
     for path in candidates:
         if facts := meta(path):
             return path, facts

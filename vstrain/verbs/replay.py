@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from vstrain.config import checkpoints
 from vstrain.config.problems import InputError
 from vstrain.verbs import job
 
@@ -36,6 +37,6 @@ def weights_of(folder: Path) -> Path:
         ) from error
     if record["weights"]:
         return folder.parent / record["weights"]
-    if record["checkpoint"] is None:
-        raise InputError(f"{folder}: the run had no checkpoint before step {record['step']}; give weights with ckpt=…")
-    return folder.parents[1] / "checkpoints" / record["checkpoint"]
+    if (found := checkpoints.latest(folder.parents[1], before=record["step"])) is None:
+        raise InputError(f"{folder}: the run has no checkpoint before step {record['step']}; give weights with ckpt=…")
+    return found[0]

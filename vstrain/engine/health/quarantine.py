@@ -2,7 +2,7 @@
 
 batch-K.safetensors  tensors of micro-batch K as the network got them
 record.json          what was wrong; of each micro-batch the loss, the samples and the key of torch's random state; seed, rank,
-                     precision, the checkpoint before; written last, so a folder that has it is whole
+                     precision; written last, so a folder that has it is whole
 
 With guards.weights, RUN_DIR/quarantine/step-00000007-weights/ is a checkpoint of the weights that the batch met, without an
 optimiser: any verb takes it as ckpt=….
@@ -66,7 +66,6 @@ class Quarantine:
             "seed": self.config.seed,
             **self.facts,
             **more,
-            "checkpoint": self._checkpoint(step),
             "micro": micro,
         }
         rundir.write_atomic(folder / RECORD, json.dumps(record, indent=2))
@@ -82,12 +81,6 @@ class Quarantine:
         if self.rank == writer:
             counters = {"step": step - 1, "samples_seen": (step - 1) * self.config.data.batch_size}
             write(self.run_dir / "quarantine" / weights_name(step), state, self.facts | counters)
-
-    def _checkpoint(self, step: int) -> str | None:
-        """The newest checkpoint that was saved before this step."""
-        found = sorted(path.name for path in (self.run_dir / "checkpoints").glob("step-*"))
-        before = [name for name in found if name < checkpoints.name(step)]
-        return before[-1] if before else None
 
 
 def weights_name(step: int) -> str:
