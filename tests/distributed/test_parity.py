@@ -6,9 +6,11 @@ import json
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
+from vstrain.config import checkpoints
 from vstrain.verbs.deviations import deviation
+from vstrain.verbs.nudge import nudged
 
 
 def rows(folder) -> dict[str, dict]:
@@ -32,8 +34,29 @@ def test_strategies_agree_and_what_cannot_run_says_why(vstrain, toy_words, tmp_p
 def test_a_loss_that_depends_on_the_rank_is_found(vstrain, toy_words, tmp_path):
     words = ["strategies=[ddp]", "ranks=[2]", "what=[plain]", f"run.dir={tmp_path / 'parity'}"]
     done = vstrain("parity", *toy_words, *words, code=1, TOY_FLAW="rank")
-    fact = rows(tmp_path / "parity")["ddp-2-plain"]
+    found = rows(tmp_path / "parity")
+    fact, alone = found["ddp-2-plain"], found["rounding"]
     assert fact["verdict"] == "beyond" and fact["loss"] > 0.1 and "1 beyond" in done.stdout
+    assert alone["verdict"] == "beside" and 0 < alone["relative"] < 1e-4 and alone["loss"] < 1e-5
+
+
+def test_a_nudged_run_begins_with_other_last_bits_and_nothing_else(tmp_path):
+    run, reference = tmp_path / "run", tmp_path / "reference"
+    folder = reference / "checkpoints" / checkpoints.name(1)
+    folder.mkdir(parents=True)
+    run.mkdir()
+    values = np.linspace(-2, 3, 1000, dtype=np.float32)
+    save_file({"w": values, "n": np.array([7])}, folder / "model.safetensors")
+    files = {"model.safetensors": checkpoints.checksum(folder / "model.safetensors")}
+    (folder / "meta.json").write_text(json.dumps({"step": 1, "files": files}))
+    (reference / "metrics.jsonl").write_text('{"step": 1, "train/loss": 0.5}\n{"step": 2, "train/loss": 0.4}\n')
+    nudged(run, reference, 1, seed=0)
+    path, facts = checkpoints.latest(run)
+    found = load_file(path / "model.safetensors")
+    apart = np.abs(found["w"].view(np.int32) - values.view(np.int32))
+    assert facts["step"] == 1 and set(apart) == {0, 1} and 400 < apart.sum() < 600 and found["n"] == 7
+    assert (run / "metrics.jsonl").read_text() == '{"step": 1, "train/loss": 0.5}\n'
+    assert (load_file(folder / "model.safetensors")["w"] == values).all()
 
 
 def test_a_resume_that_forgets_something_is_found(vstrain, toy_words, tmp_path):

@@ -1,0 +1,33 @@
+"""A run that goes on from the first checkpoint of another, with the last bits of its weights changed: what rounding alone does
+to an experiment. Without torch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from vstrain.config import checkpoints, rundir, tensorfiles
+
+BITS = {"F64": np.uint64, "F32": np.uint32, "F16": np.uint16, "BF16": np.uint16}
+
+
+def nudged(run: Path, reference: Path, step: int, seed: int) -> None:
+    """Make the run directory `run` begin where `reference` was after `step`, each weight's last bit flipped or not by chance.
+    The model must be whole there, as one process saves it."""
+    name = checkpoints.name(step)
+    folder = run / "checkpoints" / name
+    shutil.copytree(reference / "checkpoints" / name, folder)
+    lines = (reference / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
+    file, chance = folder / checkpoints.WEIGHTS, np.random.default_rng(seed)
+    for (entry,) in tensorfiles.entries([file]).values():
+        if entry.dtype in BITS and entry.count:
+            bits = np.memmap(file, BITS[entry.dtype], "r+", entry.offset, (entry.count,))
+            bits ^= chance.integers(0, 2, entry.count, dtype=bits.dtype)
+            bits.flush()
+    facts = json.loads((folder / checkpoints.META).read_text())
+    facts["files"][file.name] = checkpoints.checksum(file)
+    rundir.write_atomic(folder / checkpoints.META, json.dumps(facts, indent=2))
