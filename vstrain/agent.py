@@ -44,13 +44,23 @@ def start(devices: str, run_dir: str) -> int:
                 run_dir,
             ]
         )
-    except SignalException:
-        return 75
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         print(f"rank {rank} ended with exit code {failure.exitcode}; see {run_dir}/logs", file=sys.stderr)
         return 1
+    except Exception as error:
+        if not signalled(error):
+            raise
+        return 75
     return 0
+
+
+def signalled(error: BaseException | None) -> bool:
+    """Whether a signal is behind it: torch raises SignalException wherever the agent is at, and where that is the first line of
+    its timing of a call, another exception takes its place."""
+    while error is not None and not isinstance(error, SignalException):
+        error = error.__context__
+    return error is not None
 
 
 if __name__ == "__main__":

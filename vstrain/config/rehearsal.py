@@ -14,7 +14,7 @@ RECORD = "rehearsal"  # folder of the run directory: rank-N.jsonl, a line for ea
 class Order(NamedTuple):
     """kind: none, term (SIGTERM in a step), kill (SIGKILL in a step), kill_in_save, nan (the loss of a step), file_limit
     (files may have `count` bytes). rank: who suffers it. step: during which step, from 1 on; kill_in_save: in the first save
-    from that step on, after `count` of its file operations. attempt: the how many-th launch of the run this is."""
+    of that step or a later one, after `count` of its file operations. attempt: the how many-th launch of the run this is."""
 
     kind: str = "none"
     rank: int = 0

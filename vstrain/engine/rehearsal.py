@@ -36,7 +36,7 @@ class Rehearsal(Callback):
         if order.kind in ("term", "kill", "nan"):
             system.objective = self._struck(system.objective, trainer)
         elif order.kind == "kill_in_save":
-            sys.addaudithook(self._killer(trainer))
+            sys.addaudithook(self._killer())
 
     def on_train_batch_start(self, trainer: Trainer, system: System, batch: dict, batch_idx: int) -> None:
         row = {"attempt": self.order.attempt, "step": trainer.global_step + 1, "rank": trainer.global_rank}
@@ -59,15 +59,15 @@ class Rehearsal(Callback):
 
         return run
 
-    def _killer(self, trainer: Trainer) -> Callable:
+    def _killer(self) -> Callable:
         """An audit hook, so that no thread that saves need know of it: ends this process at the file operation."""
         folder, seen = str(self.run_dir / "checkpoints") + "/.step-", 0
 
         def watch(event: str, arguments: tuple) -> None:
             nonlocal seen
-            if event not in ("open", "os.rename") or trainer.global_step < self.order.step:
+            if event not in ("open", "os.rename") or not (path := str(arguments[0])).startswith(folder):
                 return
-            if str(arguments[0]).startswith(folder):
+            if int(path.removeprefix(folder).partition(".")[0]) >= self.order.step:  # that it saves, not that it trains
                 if seen == self.order.count:
                     os.kill(os.getpid(), signal.SIGKILL)
                 seen += 1
