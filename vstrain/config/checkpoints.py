@@ -44,10 +44,16 @@ def weights(path: Path, part: str = "model") -> Path:
         if not pieces:
             raise InputError(f"{path}: holds no {part}; use another checkpoint")
         tensorfiles.consolidate(pieces, whole)
-        facts = json.loads((path / META).read_text())
-        facts["files"][whole.name] = checksum(whole)
-        rundir.write_atomic(path / META, json.dumps(facts, indent=2))
+        accept(whole)
     return whole
+
+
+def accept(file: Path) -> None:
+    """A new or changed file of a checkpoint: its checksum goes into meta.json."""
+    meta_file = file.parent / META
+    facts = json.loads(meta_file.read_text())
+    facts["files"][file.name] = checksum(file)
+    rundir.write_atomic(meta_file, json.dumps(facts, indent=2))
 
 
 def weight_files(path: Path, averaged: bool = True) -> list[Path]:

@@ -11,6 +11,7 @@ import numpy as np
 from vstrain.config import checkpoints, tensorfiles
 
 PARTS = ("model", "ema")
+# of floats; bfloat16 by its bits
 TYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 
 

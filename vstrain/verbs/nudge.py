@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vstrain.config import checkpoints, rundir, tensorfiles
-
-BITS = {"F64": np.uint64, "F32": np.uint32, "F16": np.uint16, "BF16": np.uint16}
+from vstrain.config import checkpoints, tensorfiles
+from vstrain.verbs.deviations import TYPES
 
 
 def nudged(run: Path, reference: Path, step: int, seed: int) -> None:
@@ -24,10 +23,8 @@ def nudged(run: Path, reference: Path, step: int, seed: int) -> None:
     (run / "metrics.jsonl").write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
     file, chance = folder / checkpoints.WEIGHTS, np.random.default_rng(seed)
     for (entry,) in tensorfiles.entries([file]).values():
-        if entry.dtype in BITS and entry.count:
-            bits = np.memmap(file, BITS[entry.dtype], "r+", entry.offset, (entry.count,))
+        if entry.dtype in TYPES and entry.count:
+            bits = np.memmap(file, f"u{tensorfiles.BYTES[entry.dtype]}", "r+", entry.offset, (entry.count,))
             bits ^= chance.integers(0, 2, entry.count, dtype=bits.dtype)
             bits.flush()
-    facts = json.loads((folder / checkpoints.META).read_text())
-    facts["files"][file.name] = checkpoints.checksum(file)
-    rundir.write_atomic(folder / checkpoints.META, json.dumps(facts, indent=2))
+    checkpoints.accept(file)
