@@ -36,12 +36,15 @@ class Fault:
 
 @dataclass
 class S3Server:
-    """endpoint: address to give to a client. requests: (method, path, range) seen; sent: body bytes sent out."""
+    """endpoint: address to give to a client. requests: (method, path, range) seen; sent: body bytes sent out;
+    most: requests that were here at the same time."""
 
     endpoint: str = ""
     upstream: tuple[str, int] = ("", 0)
     requests: list[tuple[str, str, str]] = field(default_factory=list)
     sent: int = 0
+    here: int = 0
+    most: int = 0
     faults: list[Fault] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
     stop: Callable[[], None] = lambda: None
@@ -53,7 +56,7 @@ class S3Server:
     def calm(self) -> None:
         """No faults, counters at zero."""
         with self.lock:
-            self.faults, self.requests, self.sent = [], [], 0
+            self.faults, self.requests, self.sent, self.most = [], [], 0, 0
 
     def count(self, method: str) -> int:
         return sum(seen[0] == method for seen in self.requests)
@@ -62,6 +65,8 @@ class S3Server:
         """Count a request; the fault that it is to suffer."""
         with self.lock:
             self.requests.append((method, path, span))
+            self.here += 1
+            self.most = max(self.most, self.here)
             for fault in self.faults:
                 if fault.method == method and fault.times > 0:
                     fault.times -= 1
@@ -132,6 +137,13 @@ def _handler(server: S3Server) -> type[BaseHTTPRequestHandler]:
 
         def relay(self) -> None:
             fault = server.note(self.command, self.path, self.headers.get("Range", ""))
+            try:
+                self.relay_with(fault)
+            finally:
+                with server.lock:
+                    server.here -= 1
+
+        def relay_with(self, fault: Fault | None) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             kind = fault.kind if fault else ""
             if kind in REFUSALS or kind == "denied":

@@ -302,12 +302,12 @@ def test_nothing_but_damage_ends_the_run(tmp_path, depth_shards):
 LATE = {"batch": 2, "steps": 18}  # train011 does not stand in the first batch, which the trainer makes itself
 
 
-@pytest.mark.parametrize(("function", "word"), [(dies, "SIGKILL"), (hangs, "made no progress for 1 s")])
+@pytest.mark.parametrize(("function", "word"), [(dies, "SIGKILL"), (hangs, "made no progress for 4 s")])
 def test_a_lost_worker_is_named_and_replaced_and_nothing_changes(found, tmp_path, monkeypatch, caplog, function, word):
     expected = stream(found, **LATE)
     assert "train011" not in [name for name, *_ in expected[:2]]
     monkeypatch.setenv("FLAG", str(tmp_path / "flag"))
-    assert stream(found, prepare=function, workers=2, timeout=1.0, **LATE) == expected
+    assert stream(found, prepare=function, workers=2, timeout=4.0, **LATE) == expected
     (message,) = [record.message for record in caplog.records]
     assert word in message and "sample train011 in" in message and message.startswith("data worker ")
 
@@ -318,7 +318,7 @@ def test_a_sample_that_kills_every_worker_ends_the_run_within_seconds(found, tmp
     start = time.monotonic()
     with pytest.raises(DataError, match="sample train011 in .*, twice in the same batch"):
         stream(found, prepare=dies, workers=2, **LATE)
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 60
 
 
 def test_a_mistake_in_prepare_is_shown_with_its_place(found):
@@ -359,7 +359,7 @@ def test_a_killed_trainer_leaves_nothing_behind(found):
     assert len(family) >= 3  # two workers, and the server that they are forked from
     trainer.kill()
     trainer.wait()
-    gone, alive = psutil.wait_procs(family, timeout=10)
+    gone, alive = psutil.wait_procs(family, timeout=60)
     assert not alive and shared_files() <= before
 
 
@@ -385,7 +385,7 @@ def test_no_worker_and_no_shared_memory_stays_behind(found):
     next(iterator), next(iterator)
     running = {child.pid for child in children(recursive=True)}
     iterator.close()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while len(left := fork_servers(running)) > 1 and time.monotonic() < deadline:
         time.sleep(0.05)
     assert len(left) <= 1 and shared_files() <= before  # the fork server itself stays, for the next loader

@@ -232,9 +232,9 @@ def test_ranges_of_remote_files_move_little_more_than_is_needed(s3):
 
 @pytest.mark.parametrize("kind", ["slowdown", "throttle", "error", "reset", "truncate", "short", "slow"])
 def test_faults_that_pass_are_not_seen(s3, kind):
-    s3.fail(kind, 3, seconds=1.5)
+    s3.fail(kind, 3, seconds=4)
     wanted = requests()
-    reader = Storage(retries=5, timeout=1)
+    reader = Storage(retries=5, timeout=3 if kind == "slow" else 60)
     assert reader.read_many(wanted) == [expected(*request) for request in wanted]
     assert s3.faults[0].times == 0  # they did happen
     assert s3.count("GET") == 4 * 3 + 3  # and nothing else was asked for again
@@ -256,7 +256,7 @@ def test_faults_that_pass_are_not_seen(s3, kind):
 def test_faults_that_stay_are_named_with_the_attempts(s3, kind, sentence):
     s3.fail(kind, seconds=1)
     with pytest.raises(StorageError) as caught:
-        Storage(retries=2, timeout=0.5).read(SHARDS[1], 100, 1000)
+        Storage(retries=2, timeout=0.5 if kind == "slow" else 60).read(SHARDS[1], 100, 1000)
     assert str(caught.value) == f"{SHARDS[1]}: {sentence} (3 attempts)"
     assert caught.value.attempts == s3.count("GET") == 3 and not caught.value.missing
 
@@ -279,13 +279,15 @@ def test_what_cannot_get_better_is_not_tried_again(s3):
 
 
 def test_objects_are_read_side_by_side(s3):
+    wait_for(lambda: s3.here == 0)  # answers that no earlier test waited for
+    s3.calm()
     reader = Storage()
     reader.read(SHARDS[0], 0, 1)
+    assert s3.most == 1
     s3.fail("slow", seconds=0.5)
-    begin = time.monotonic()
     wanted = requests()
     assert reader.read_many(wanted) == [expected(*request) for request in wanted]
-    assert time.monotonic() - begin < 0.25 * 0.5 * s3.count("GET")
+    assert s3.most >= 4
     reader.close()
 
 
@@ -338,7 +340,7 @@ def test_small_files_are_written_and_read_back(s3, tmp_path):
 # ---- with a cache -------------------------------------------------------------------------------------------------
 
 
-def wait_for(condition, seconds: float = 10) -> None:
+def wait_for(condition, seconds: float = 60) -> None:
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "waited in vain"
@@ -442,14 +444,14 @@ def test_two_readers_copy_each_shard_once(s3, tmp_path):
 
 def prefetch_in_child(folder: Path) -> None:
     Storage(Cache(folder, 2 * SIZE)).prefetch(SHARDS[:1])
-    time.sleep(60)
+    time.sleep(600)
 
 
 def test_a_process_killed_while_it_copies_is_no_harm(s3, tmp_path):
-    s3.fail("slow", 1, seconds=20)
+    s3.fail("slow", 1, seconds=30)
     process = multiprocessing.get_context("spawn").Process(target=prefetch_in_child, args=(tmp_path,))
     process.start()
-    wait_for(lambda: s3.count("GET"), 20)
+    wait_for(lambda: s3.count("GET"))
     process.kill()
     process.join(10)
     assert list((tmp_path / "parts").iterdir())
@@ -478,7 +480,7 @@ def test_other_processes_read_too(s3):
         process = context.Process(target=read_in_child, args=(reader, results))
         process.start()
         try:
-            answer = results.get(timeout=15)
+            answer = results.get(timeout=120)
         finally:
             process.kill()
             process.join(10)

@@ -356,7 +356,7 @@ def test_the_interrupt_key_ends_the_command_in_one_line_and_the_same_command_goe
         assert job.poll() is None
         time.sleep(0.005)
     os.killpg(job.pid, signal.SIGINT)  # as a terminal does it: to the workers, too
-    said = job.communicate(timeout=30)[1]
+    said = job.communicate(timeout=60)[1]
     assert job.returncode == 130 and "the same command goes on" in said and "Traceback" not in said, said
     done = {row.stem: (out / f"{row.stem}.tar").stat().st_mtime_ns for row in out.glob(".production/*-*.json")}
     subprocess.run(line, cwd=Path(__file__).parents[2], check=True, capture_output=True)

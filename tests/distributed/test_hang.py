@@ -12,12 +12,12 @@ from vstrain.engine.health.watchdog import name_culprit
 def test_a_rank_that_hangs_is_named_and_the_run_ends(vstrain, toy_words, tmp_path):
     run = tmp_path / "run"
     began = time.monotonic()
-    words = ["trainer.devices=2", "guards.timeout=4", "callbacks.validation.every=100", f"run.dir={run}"]
+    words = ["trainer.devices=2", "guards.timeout=6", "callbacks.validation.every=100", f"run.dir={run}"]
     done = vstrain(*toy_words, *words, code=1, timeout=120, TOY_HANG="3:1")
     assert time.monotonic() - began < 100  # the sleep is 1000 s long
     sentence = next(line for line in done.stderr.splitlines() if " hangs: " in line)
     assert sentence.startswith("rank 1 (") and "in the forward pass of step 3 for " in sentence
-    assert "(guards.timeout=4), and the other ranks wait for it" in sentence
+    assert "(guards.timeout=6), and the other ranks wait for it" in sentence
     state = json.loads((run / "state.json").read_text())
     assert (state["status"], state["error"]) == ("failed", sentence)
     stacks = [(run / "logs" / f"rank-{rank}.stacks").read_text() for rank in (0, 1)]

@@ -203,10 +203,12 @@ def test_histories_have_every_step_once_after_a_kill(vstrain, toy_words, tmp_pat
     words = ["logger=wandb", "logger.tensorboard=true", "trainer.max_steps=36", f"run.dir={run}"]
     killed = {"TOY_KILL_AT": "30", "TORCHELASTIC_RESTART_COUNT": "0", "TOY_PAUSE": "0.05", "WANDB_API_KEY": ""}
     vstrain(*toy_words, *words, code=-9, **killed)
-    lost = {name: step for name, step in written(run / "wandb").items() if name == "train/loss"}
+    (log,) = run.glob("wandb/offline-run-*/run-*.wandb")
+    log.write_bytes(log.read_bytes()[: log.stat().st_size // 2])  # how much of it there is depends on the helper's luck
+    assert written(run / "wandb").get("train/loss", 0) < 29
     vstrain("train", f"resume={run}", WANDB_API_KEY="")
     expected = [(line["step"], line["train/loss"]) for line in metrics(run) if "train/loss" in line]
-    assert lost.get("train/loss", 0) < 29 and [step for step, _ in expected] == list(range(1, 37))
+    assert [step for step, _ in expected] == list(range(1, 37))
     board = EventAccumulator(str(run / "tensorboard"))
     board.Reload()
     assert [event.step for event in board.Scalars("train/loss")] == [step for step, _ in expected]

@@ -36,4 +36,4 @@ def test_below_submitit_a_run_saves_before_it_is_requeued():
     for process in (child, parent.pid):
         os.kill(process, signal.SIGUSR2)
         time.sleep(0.1)
-    assert parent.communicate(timeout=30)[0].split() == ["saved", "requeued", "ended", "75"]
+    assert parent.communicate(timeout=60)[0].split() == ["saved", "requeued", "ended", "75"]

