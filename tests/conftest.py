@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +83,16 @@ def toy_words(depth_shards) -> list[str]:
         f"data.train.urls=[{depth_shards}/train-*.tar]",
         f"data.val.urls=[{depth_shards}/val-*.tar]",
     ]
+
+
+def until(
+    condition: Callable[[], object], seconds: float = 60, story: Callable[[], str] = str, every: float = 0.01
+) -> None:
+    """Wait for it, with a look every so many seconds; fail with the story when it takes longer."""
+    give_up = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < give_up, story() or "waited in vain"
+        time.sleep(every)
 
 
 def metrics(run_dir: Path) -> list[dict]:

@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import yaml  # noqa: E402
 
-from tests.conftest import command, metrics, weights, write_depth_shards  # noqa: E402
-from tests.slurm.conftest import RANKS, Cluster, missing, step, testbed, until  # noqa: E402
+from tests.conftest import command, metrics, until, weights, write_depth_shards  # noqa: E402
+from tests.slurm.conftest import RANKS, Cluster, missing, step, testbed  # noqa: E402
 
 SLOW = {"TOY_PAUSE": "0.3"}
 

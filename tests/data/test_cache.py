@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from tests.conftest import until
 from vstrain.data.cache import Cache
 from vstrain.data.problems import DataError
 
@@ -170,9 +171,7 @@ def test_a_killed_writer_leaves_nothing_that_stays(tmp_path):
     cache = Cache(tmp_path, 1000)
     process = SPAWN.Process(target=hang, args=(tmp_path,))
     process.start()
-    until = time.monotonic() + 60
-    while not (tmp_path / "locks" / "started").exists() and time.monotonic() < until:
-        time.sleep(0.02)
+    until((tmp_path / "locks" / "started").exists)
     assert cache.fetch("u", writer("u", 900), 900, wait=False) is None  # it is at work
     assert cache.fetch("v", writer("v", 900), 900) is None  # and has the room
     os.kill(process.pid, signal.SIGKILL)

@@ -17,6 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import until
 from tests.data.items import dies, fails, hangs, placed, prepare, refused, refuses_some, shaped
 from vstrain.data import keyed, loader
 from vstrain.data.buckets import Bucket
@@ -385,10 +386,8 @@ def test_no_worker_and_no_shared_memory_stays_behind(found):
     next(iterator), next(iterator)
     running = {child.pid for child in children(recursive=True)}
     iterator.close()
-    deadline = time.monotonic() + 60
-    while len(left := fork_servers(running)) > 1 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert len(left) <= 1 and shared_files() <= before  # the fork server itself stays, for the next loader
+    until(lambda: len(fork_servers(running)) <= 1)  # the fork server itself stays, for the next loader
+    assert shared_files() <= before
 
 
 def fork_servers(among: set[int]) -> list[int]:

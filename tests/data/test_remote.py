@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.conftest import until
 from tests.data.items import prepare
 from tests.data.s3server import Fault
 from vstrain.data import loader
@@ -140,9 +140,7 @@ def test_the_cache_fills_behind_and_then_nothing_moves(bucket, local, tmp_path):
     bucket.calm()
     index, cache = Index.open(expand(URLS)), Cache(tmp_path / "cache", 10**8)
     assert rows(index, storage=Storage(cache), steps=12)
-    deadline = time.monotonic() + 120
-    while not all(cache.path(url) for url in index.shards) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    until(lambda: all(cache.path(url) for url in index.shards))
     bucket.calm()
     assert rows(index, storage=Storage(cache), workers=1) == rows(local)
     assert bucket.sent == 0

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.conftest import until
 from vstrain.data import storage
 from vstrain.data.cache import Cache
 from vstrain.data.problems import DataError
@@ -279,7 +280,7 @@ def test_what_cannot_get_better_is_not_tried_again(s3):
 
 
 def test_objects_are_read_side_by_side(s3):
-    wait_for(lambda: s3.here == 0)  # answers that no earlier test waited for
+    until(lambda: s3.here == 0)  # answers that no earlier test waited for
     s3.calm()
     reader = Storage()
     reader.read(SHARDS[0], 0, 1)
@@ -340,18 +341,11 @@ def test_small_files_are_written_and_read_back(s3, tmp_path):
 # ---- with a cache -------------------------------------------------------------------------------------------------
 
 
-def wait_for(condition, seconds: float = 60) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "waited in vain"
-        time.sleep(0.02)
-
-
 def test_prefetched_shards_are_read_without_the_network(s3, tmp_path):
     cache = Cache(tmp_path, 3 * SIZE)
     reader = Storage(cache)
     reader.prefetch(SHARDS)
-    wait_for(lambda: all(cache.path(url) for url in SHARDS[:3]))
+    until(lambda: all(cache.path(url) for url in SHARDS[:3]))
     time.sleep(0.2)
     assert cache.path(SHARDS[3]) is None and s3.sent == 3 * SIZE  # the last one would push out the first
     s3.calm()
@@ -359,7 +353,7 @@ def test_prefetched_shards_are_read_without_the_network(s3, tmp_path):
     assert reader.read_many(wanted) == [expected(*request) for request in wanted]
     assert {seen[1] for seen in s3.requests} == {"/shards/ds/train-003.tar"}
     reader.prefetch(SHARDS[3:])  # the list has moved on
-    wait_for(lambda: cache.path(SHARDS[3]))
+    until(lambda: cache.path(SHARDS[3]))
     assert cache.used() == 3 * SIZE
     reader.close()
 
@@ -368,10 +362,10 @@ def test_copies_that_are_needed_again_are_not_pushed_out(s3, tmp_path):
     cache = Cache(tmp_path, 3 * SIZE)
     reader = Storage(cache)
     reader.prefetch(SHARDS[:3])
-    wait_for(lambda: cache.path(SHARDS[2]))
+    until(lambda: cache.path(SHARDS[2]))
     cache.path(SHARDS[2])  # the last used one is the one that nobody needs
     reader.prefetch([SHARDS[3], SHARDS[0], SHARDS[1]])
-    wait_for(lambda: cache.path(SHARDS[3]))
+    until(lambda: cache.path(SHARDS[3]))
     time.sleep(0.2)
     assert [bool(cache.path(url)) for url in SHARDS] == [True, True, False, True] and s3.sent == 4 * SIZE
     reader.close()
@@ -401,7 +395,7 @@ def test_copies_are_whole_under_faults(s3, tmp_path, kind):
     cache = Cache(tmp_path, 10 * SIZE)
     reader = Storage(cache)
     reader.prefetch(SHARDS[:2])
-    wait_for(lambda: cache.path(SHARDS[1]))
+    until(lambda: cache.path(SHARDS[1]))
     assert [cache.path(url).read_bytes() for url in SHARDS[:2]] == [content(0), content(1)]
     assert s3.faults[0].times == 0
     reader.close()
@@ -410,7 +404,7 @@ def test_copies_are_whole_under_faults(s3, tmp_path, kind):
 def test_a_shard_that_cannot_be_copied_is_told_and_read_by_ranges(s3, tmp_path, caplog):
     reader = Storage(Cache(tmp_path, 10 * SIZE), retries=0)
     reader.prefetch(["s3://shards/none.tar", SHARDS[0]])
-    wait_for(lambda: reader.cache.path(SHARDS[0]))
+    until(lambda: reader.cache.path(SHARDS[0]))
     assert "none.tar: there is no such object; this shard is read without a copy" in caplog.text
     reader.forget(SHARDS[0])
     s3.calm()
@@ -425,7 +419,7 @@ def test_a_changed_shard_is_copied_anew(s3, tmp_path):
         s3.put("/shards/changing.tar", content(n))
         reader = Storage(cache)
         reader.prefetch([url])
-        wait_for(lambda n=n: cache.path(url) and cache.path(url).read_bytes() == content(n))
+        until(lambda n=n: cache.path(url) and cache.path(url).read_bytes() == content(n))
         reader.close()
     assert cache.used() == SIZE
 
@@ -435,7 +429,7 @@ def test_two_readers_copy_each_shard_once(s3, tmp_path):
     readers = [Storage(cache), Storage(cache)]
     for reader in readers:
         reader.prefetch(SHARDS)
-    wait_for(lambda: all(cache.path(url) for url in SHARDS))
+    until(lambda: all(cache.path(url) for url in SHARDS))
     time.sleep(0.2)
     assert s3.sent == 4 * SIZE
     for reader in readers:
@@ -451,13 +445,13 @@ def test_a_process_killed_while_it_copies_is_no_harm(s3, tmp_path):
     s3.fail("slow", 1, seconds=30)
     process = multiprocessing.get_context("spawn").Process(target=prefetch_in_child, args=(tmp_path,))
     process.start()
-    wait_for(lambda: s3.count("GET"))
+    until(lambda: s3.count("GET"))
     process.kill()
     process.join(10)
     assert list((tmp_path / "parts").iterdir())
     reader = Storage(Cache(tmp_path, 2 * SIZE))
     reader.prefetch(SHARDS[1:3])  # both fit only once the dead one's part is gone
-    wait_for(lambda: reader.cache.path(SHARDS[2]))
+    until(lambda: reader.cache.path(SHARDS[2]))
     assert reader.cache.path(SHARDS[1]).read_bytes() == content(1) and not list((tmp_path / "parts").iterdir())
     reader.close()
 

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from data_pipelines.executors import Part, part_of
 from data_pipelines.production import folder
 from data_pipelines.production.plan import Made, Rejected
+from tests.conftest import until
 from tests.data_pipelines.production_world import (
     ALL_REJECTED,
     SHARD,
@@ -56,13 +57,6 @@ def start(out: Path, **keys) -> subprocess.Popen:
     return subprocess.Popen(
         line, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True
     )
-
-
-def until(true, seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.005)
 
 
 def keys_of(shard: Path) -> list[str]:

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.proto.wandb_internal_pb2 import Record
 
-from tests.conftest import PLUGIN, command, metrics, weights
+from tests.conftest import PLUGIN, command, metrics, until, weights
 from vstrain.engine.wandb_history import records, written
 
 HARD = ["system.dropout=0.3", "trainer.accumulate=2", "data.workers=1"]  # all that could make a resume inexact
@@ -128,7 +127,7 @@ def test_ctrl_c_with_two_ranks_saves_on_both_and_exits_75(depth_shards, toy_word
     line, env = command(*toy_words, f"run.dir={run}", "trainer.devices=2", "trainer.max_steps=100000", "trainer.log_every=10",
                         "callbacks.checkpoint.every=100000", "callbacks.validation.every=100000")  # fmt: skip
     process = subprocess.Popen(line, env=env, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    wait_for_training(run)
+    until((run / "metrics.jsonl").exists, 120)
     os.kill(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 75, errors
@@ -143,17 +142,11 @@ def test_ctrl_c_at_a_terminal_reaches_every_process_and_still_saves(toy_words, t
         *toy_words, f"run.dir={run}", "data.workers=1", "trainer.max_steps=100000", "trainer.log_every=10"
     )
     process = subprocess.Popen(line, env=env, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    wait_for_training(run)
+    until((run / "metrics.jsonl").exists, 120)
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 75, errors
     assert "Traceback" not in errors and (run / "checkpoints" / "last" / "meta.json").is_file()
-
-
-def wait_for_training(run) -> None:
-    give_up = time.monotonic() + 120
-    while not (run / "metrics.jsonl").exists() and time.monotonic() < give_up:
-        time.sleep(0.2)
 
 
 def test_a_sweep_makes_one_run_a_value_also_with_two_devices(vstrain, toy_words, tmp_path):

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import command, metrics, weights
-from tests.slurm.conftest import ROOT, step, until
+from tests.conftest import command, metrics, until, weights
+from tests.slurm.conftest import ROOT, step
 
 TORCHRUN = [
     *("trainer.accelerator=cpu", "trainer.devices=1", "launcher=torchrun", "launcher.nodes=2"),

@@ -8,12 +8,11 @@ import shutil
 import subprocess
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import command
+from tests.conftest import command, until
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = ("slurmctld", "slurmd", "slurmdbd", "sbatch", "munged", "mariadbd")
@@ -73,18 +72,12 @@ class Cluster:
 
     def ended(self, run: Path, job: str, seconds: float = 300) -> dict:
         """state.json of a run, once its job has left the queue."""
-        until(lambda: not self.slurm("squeue", "--noheader", f"--jobs={job}"), seconds, lambda: self.story(run))
+        queued = ("squeue", "--noheader", f"--jobs={job}")
+        until(lambda: not self.slurm(*queued), seconds, lambda: self.story(run), every=0.2)
         return json.loads((run / "state.json").read_text())
 
     def story(self, run: Path) -> str:
         return "\n".join([self.slurm("squeue"), *(path.read_text() for path in (run / "logs").glob("slurm-*.out"))])
-
-
-def until(condition: Callable[[], bool], seconds: float, story: Callable[[], str] = str) -> None:
-    give_up = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < give_up, story()
-        time.sleep(0.2)
 
 
 def step(run: Path) -> int:

@@ -6,8 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
-from tests.conftest import PLUGIN, metrics, weights
-from tests.slurm.conftest import RANKS, step, until
+from tests.conftest import PLUGIN, metrics, until, weights
+from tests.slurm.conftest import RANKS, step
 from vstrain.config import checkpoints
 
 
@@ -77,7 +77,7 @@ def test_an_exception_is_a_failure_and_a_stop_is_not_undone(cluster, tmp_path):
     assert "ArithmeticError: the toy is broken" in cluster.vstrain(tmp_path, "logs", "-f", broken).stdout
     assert "nodes are taken" not in cluster.vstrain(tmp_path, "logs", endless).stdout
     ending = ["sacct", "-nXo", "exitcode", "-j", jobs[broken]]  # its record may come some seconds later
-    until(lambda: cluster.slurm(*ending).strip() == "1:0", 60, lambda: cluster.slurm(*ending))
+    until(lambda: cluster.slurm(*ending) == "1:0", 60, lambda: cluster.slurm(*ending), every=0.2)
 
 
 def test_a_sweep_is_queued_at_once_and_keeps_to_its_limit(cluster, tmp_path):

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.conftest import command
+from tests.conftest import command, until
 from vstrain.config.problems import InputError
 from vstrain.data.index import Index
 from vstrain.data.reader import Reader
@@ -162,9 +162,8 @@ def test_killed_at_random_moments_and_shared_by_ranks_the_labels_are_the_same_by
     luck, cut = random.Random(3), 0
     for attempt in range(2):
         process = subprocess.Popen(line, env=env, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        began, wanted = time.monotonic(), luck.randint(1, 4) + 3 * attempt
-        while len(digests(tmp_path / "killed")) < wanted and time.monotonic() - began < 120:
-            time.sleep(0.01)
+        wanted = luck.randint(1, 4) + 3 * attempt
+        until(lambda wanted=wanted: len(digests(tmp_path / "killed")) >= wanted, 120)
         time.sleep(luck.random() / 20)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from tests.config.test_shipped import compose
-from tests.conftest import command, metrics, weights
+from tests.conftest import command, metrics, until, weights
 from vstrain.data.writer import ShardWriter
 from vstrain.engine import build
 from vstrain.engine.build import make_optimizer, rate_factor, set_learning_rate
@@ -99,9 +98,7 @@ def test_stopped_and_resumed_the_student_is_the_same_bit_for_bit(whole, teacher,
     line, env = command(*student(*teacher), f"run.dir={tmp_path / 'run'}")
     process = subprocess.Popen(line, env=env, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     log = tmp_path / "run" / "metrics.jsonl"
-    began = time.monotonic()
-    while time.monotonic() - began < 120 and not (log.is_file() and '"step": 2' in log.read_text()):
-        time.sleep(0.01)
+    until(lambda: log.is_file() and '"step": 2' in log.read_text(), 120)
     os.kill(process.pid, signal.SIGTERM)
     process.wait()
     state = json.loads((tmp_path / "run" / "state.json").read_text())
