@@ -178,7 +178,9 @@ SWEEPS = {"sweep of four": sweep_of_four, "sweep by Optuna": optuna_sweep, "swee
 
 
 def main(names: list[str]) -> int:
-    if reason := missing():
+    known = [*FAULTS, *SWEEPS]
+    unknown = [name for name in names if name not in known]
+    if reason := f"no fault {unknown[0]!r}; expected of {', '.join(map(repr, known))}" if unknown else missing():
         print(reason, file=sys.stderr)
         return 2
     script = testbed()
@@ -194,7 +196,7 @@ def main(names: list[str]) -> int:
             "| fault | ended | restarts | weights and losses | seconds |\n| --- | --- | --- | --- | --- |", flush=True
         )
         rows = []
-        for at, name in enumerate(names or [*FAULTS, *SWEEPS]):
+        for at, name in enumerate(names or known):
             try:
                 if name in FAULTS:
                     rows.append(suffer(cluster, name, home / f"run{at}", undisturbed))
